@@ -1,0 +1,72 @@
+"""Who may use the cores now: one lease at a time for one ONNX Runtime run.
+
+Spinning thread pools that together exceed the cores lose ten-fold, so every session has
+intra-op threads = cores and runs only while it holds the lease. Leases are granted by priority,
+then by arrival; they are short (a prefill chunk, a decode step, an encoder batch), so nobody
+starves while the holders give the lease back between steps.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may run on (its affinity, not the machine's count)."""
+    return len(os.sched_getaffinity(0))
+
+
+class Cores:
+    """The lease on the cores. ``threads`` is the intra-op thread count of every session."""
+
+    def __init__(self, threads: int = 0) -> None:
+        self.threads = threads or usable_cores()
+        self._lock = threading.Lock()
+        self._held = False
+        self._arrival = itertools.count()
+        self._waiting: list[tuple[int, int, threading.Event]] = []
+
+    @contextmanager
+    def lease(self, priority: int = 0) -> Iterator[None]:
+        """Hold the cores for one run; a higher ``priority`` is served first, then the earlier arrival."""
+        granted: threading.Event | None = None
+        with self._lock:
+            if self._held:
+                granted = threading.Event()
+                heapq.heappush(self._waiting, (-priority, next(self._arrival), granted))
+            else:
+                self._held = True
+        if granted is not None:
+            granted.wait()
+        try:
+            yield
+        finally:
+            with self._lock:
+                if self._waiting:
+                    heapq.heappop(self._waiting)[2].set()  # ownership passes on without a gap
+                else:
+                    self._held = False
+
+    def session(self, graph: Path, **entries: str) -> Any:
+        """Open an ONNX Runtime session on ``graph`` with this box's thread settings, CPU provider only.
+
+        ``entries`` are further session config entries, dots written as double underscores.
+        """
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.inter_op_num_threads = 1
+        options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+        # Threads stop spinning when a run ends, so that sessions can take turns.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        for name, value in entries.items():
+            options.add_session_config_entry(name.replace("__", "."), value)
+        return onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])

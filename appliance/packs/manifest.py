@@ -1,0 +1,157 @@
+"""``pack.toml``: what a model pack is, in types.
+
+A pack is a directory with a ``pack.toml`` and the files it lists, nothing else. The archive
+``NAME.tar.zst`` holds the same files, ``pack.toml`` first.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from appliance.packs.errors import PackError
+
+FORMAT = 1
+MANIFEST_NAME = "pack.toml"
+MAX_MANIFEST_BYTES = 1 << 20
+
+Task = Literal["chat", "embedding", "rerank", "transcription", "ocr", "layout"]
+EngineKind = Literal["decoder-onnx", "encoder-onnx", "whisper-cpp", "onnx"]
+
+# Names are used as directory names and model ids: no separators, no leading dot.
+PackName = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
+# Flat or nested plain names; ``..`` and absolute paths cannot be spelled with this pattern.
+FilePath = Annotated[
+    str,
+    msgspec.Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*){0,3}$", max_length=200),
+]
+PositiveInt = Annotated[int, msgspec.Meta(gt=0)]
+
+
+class PackFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One file of the pack: its path inside, size in bytes and SHA-256."""
+
+    path: FilePath
+    size: Annotated[int, msgspec.Meta(ge=0)]
+    sha256: Sha256
+
+
+class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where the weights came from: a pinned package (or hub repository) and its hash."""
+
+    package: str
+    version: str
+    sha256: Sha256
+    license: str
+
+
+class Quality(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One measured figure of this build, the same figure of its float source, and the gate it passed.
+
+    ``sample`` says on what it was measured.
+    """
+
+    metric: str
+    value: float
+    reference: float | None = None
+    limit: float | None = None
+    sample: str = ""
+
+
+class Decoder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the generation engine must know of a decoder graph (``engine = "decoder-onnx"``)."""
+
+    graph: FilePath = "model.onnx"
+    tokenizer: FilePath = "tokenizer.json"
+    chat_template: FilePath | None = None
+    layers: PositiveInt
+    kv_heads: PositiveInt
+    head_dim: PositiveInt
+    vocab_size: PositiveInt
+    eos_token_ids: list[int]
+    bos_token: str = ""
+    eos_token: str = ""
+    # The tool-call format that the chat template writes: "hermes" is ChatML with JSON calls.
+    tool_format: Literal["none", "hermes", "llama3-json"] = "none"
+
+
+class Encoder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the encoding engine must know of an embedding or cross-encoder graph."""
+
+    graph: FilePath = "model.onnx"
+    tokenizer: FilePath = "tokenizer.json"
+    dimensions: PositiveInt | None = None
+    pooling: Literal["cls", "mean", "none"] = "none"
+    output: str = ""
+    pad_token_id: int = 0
+
+
+class Speech(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the speech engine must know of a whisper model."""
+
+    model: FilePath = "model.bin"
+    multilingual: bool
+    # The alignment-heads preset of whisper.cpp for word times, such as "base" or "tiny.en".
+    alignment: str | None = None
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The whole ``pack.toml``."""
+
+    format: Literal[1]
+    name: PackName
+    version: str
+    task: Task
+    engine: EngineKind
+    description: str
+    license: str
+    owned_by: str
+    # Seconds since the epoch: the model's own date, so that the same recipe gives the same bytes.
+    created: int
+    parameters: Annotated[int, msgspec.Meta(ge=0)] = 0
+    context_length: Annotated[int, msgspec.Meta(ge=0)] = 0
+    # Resident bytes the loaded model needs, without per-request state.
+    memory_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
+    recipe_sha256: Sha256
+    source: list[Source]
+    file: Annotated[list[PackFile], msgspec.Meta(min_length=1, max_length=256)]
+    quality: list[Quality] = []
+    decoder: Decoder | None = None
+    encoder: Encoder | None = None
+    speech: Speech | None = None
+
+
+def parse_manifest(text: bytes) -> Manifest:
+    """Parse and check a ``pack.toml``.
+
+    Raises PackError when it is too large, not TOML, not of the format, names a file twice, or
+    lacks the section of its engine.
+    """
+    if len(text) > MAX_MANIFEST_BYTES:
+        raise PackError(f"{MANIFEST_NAME} is larger than {MAX_MANIFEST_BYTES} bytes")
+    try:
+        document: dict[str, Any] = tomllib.loads(text.decode("utf-8"))
+        manifest = msgspec.convert(document, Manifest)
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.ValidationError, RecursionError) as error:
+        raise PackError(f"{MANIFEST_NAME} is not valid: {error}") from error
+    paths = [file.path for file in manifest.file]
+    if len(set(paths)) != len(paths) or MANIFEST_NAME in paths:
+        raise PackError(f"{MANIFEST_NAME} lists a file twice, or itself")
+    section = {"decoder-onnx": manifest.decoder, "encoder-onnx": manifest.encoder, "whisper-cpp": manifest.speech}
+    if manifest.engine in section and section[manifest.engine] is None:
+        raise PackError(f"{MANIFEST_NAME} lacks the section that engine {manifest.engine!r} needs")
+    return manifest
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """Read the manifest of an unpacked pack. Raises PackError when it is absent or not valid."""
+    path = directory / MANIFEST_NAME
+    try:
+        with path.open("rb") as file:
+            return parse_manifest(file.read(MAX_MANIFEST_BYTES + 1))
+    except OSError as error:
+        raise PackError(f"cannot read {path}: {error.strerror}") from error
