@@ -1,0 +1,55 @@
+"""The commands: one module each."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from appliance import __version__
+from appliance.config import Settings, load_settings
+from appliance.errors import ApplianceError
+
+
+class LazyGroup(click.Group):
+    """Loads a command's module only when that command runs: ``appliance version`` needs no engine."""
+
+    COMMANDS = ("serve", "pack", "key", "doctor", "version")
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Name the commands in the order of help."""
+        return list(self.COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import ``appliance.cli.NAME`` and return its ``command``."""
+        if cmd_name not in self.COMMANDS:
+            return None
+        from importlib import import_module
+
+        loaded: click.Command = import_module(f"appliance.cli.{cmd_name}").command
+        return loaded
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run; errors of ours end in one plain line and exit status 1."""
+        try:
+            return super().invoke(ctx)
+        except ApplianceError as error:
+            click.echo(f"appliance: {error.message}", err=True)
+            sys.exit(1)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--config", type=click.Path(path_type=Path), help="The TOML configuration file.")
+@click.option("--data-dir", type=click.Path(path_type=Path), help="Where the stores and packs are.")
+@click.version_option(__version__, prog_name="appliance")
+@click.pass_context
+def command(ctx: click.Context, config: Path | None, data_dir: Path | None) -> None:
+    """An offline AI appliance: chat, embeddings, reranking and transcription on one box."""
+    ctx.obj = {"config": config, "flags": {"data_dir": data_dir}}
+
+
+def settings_of(ctx: click.Context, **flags: Any) -> Settings:
+    """Return the settings of this command line. Raises ConfigError."""
+    return load_settings({**ctx.obj["flags"], **flags}, config_file=ctx.obj["config"])

@@ -1,0 +1,60 @@
+# make serve: everything from a clone to a running service. make test: all tests.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export APPLIANCE_DATA_DIR ?= $(CURDIR)/var
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help serve packs test test-export check format bench lock clean
+
+help: ## Show the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+serve: $(VENV)/.build packs ## Set everything up and start the service
+	@exec $(BIN)/appliance serve
+
+packs: $(VENV)/.build ## Build the default model packs (cached) and put them into the data directory
+	@$(BIN)/python -m model_packs build --default --into "$(APPLIANCE_DATA_DIR)/packs"
+
+test: $(VENV)/.dev ## Run all tests but the optimum export
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.dev ## Lint, format, types, licences
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m tests.licences requirements/runtime.txt
+
+format: $(VENV)/.dev ## Format and mend what can be mended
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.dev ## Measure against peers, in one run; writes tests/benchmarks/RESULTS.md
+	$(BIN)/python -m tests.benchmarks
+
+lock: $(VENV)/.dev ## Renew the hash-pinned requirement files
+	$(LOCK) --extra build --extra dev -o requirements/dev.txt requirements/editable.in pyproject.toml
+	$(LOCK) --extra build -c requirements/dev.txt -o requirements/build.txt requirements/editable.in pyproject.toml
+	$(LOCK) -c requirements/dev.txt -o requirements/runtime.txt pyproject.toml
+
+clean: ## Remove the environments and caches of this clone (not the data in var/)
+	rm -rf $(VENV) .venv-packs .venv-bench .mypy_cache .ruff_cache .pytest_cache dist
+
+LOCK := $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--no-emit-find-links --no-annotate --no-header
+
+# $(call install,LOCK): the environment, exactly as locked, with this clone in it.
+define install
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing $(1) ..."
+	@$(BIN)/python -m pip install -q --require-hashes --only-binary :all: -r $(1)
+	@$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .
+	@touch $@
+endef
+
+$(VENV)/.build: requirements/build.txt pyproject.toml
+	$(call install,requirements/build.txt)
+
+$(VENV)/.dev: requirements/dev.txt pyproject.toml
+	$(call install,requirements/dev.txt)
+	@touch $(VENV)/.build

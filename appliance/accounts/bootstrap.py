@@ -1,0 +1,62 @@
+"""First boot: one administrator and its key."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import sqlite_utils
+
+from appliance.accounts.errors import AccountError
+from appliance.accounts.keys import Keyring, new_key
+from appliance.storage.database import Database
+
+ADMINISTRATOR = "administrator"
+SHORTEST_KEY, LONGEST_KEY = 16, 512
+
+
+def bootstrap(database: Database, keyring: Keyring, key_file: Path | None) -> str | None:
+    """Make the first administrator and its key when there is none yet.
+
+    Returns the new key when it was made here and must be shown once, None otherwise: an
+    administrator exists already, or the key came from ``key_file``, whose owner knows it.
+    Raises AccountError when the file holds no usable key; nothing is written then.
+    """
+
+    def administrators(db: sqlite_utils.Database) -> int:
+        return int(db.execute("SELECT count(*) FROM users WHERE is_admin = 1").fetchone()[0])
+
+    if database.read_sync(administrators):
+        return None
+    key = read_key_file(key_file) if key_file is not None else new_key()
+
+    def create(db: sqlite_utils.Database) -> None:
+        if administrators(db):
+            raise AccountError("an administrator exists already")
+        cursor = db.execute(
+            "INSERT INTO users (name, is_admin, created_at) VALUES (?, 1, ?)",
+            [ADMINISTRATOR, time.time_ns() // 1_000_000],
+        )
+        keyring.insert(db, cursor.lastrowid or 0, "bootstrap", key)
+
+    database.write_sync(create)
+    return key if key_file is None else None
+
+
+def read_key_file(path: Path) -> str:
+    """Return the key in a bootstrap file: its content, trimmed. Raises AccountError when it is unusable."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(LONGEST_KEY + 1024)
+    except OSError as error:
+        raise AccountError(f"cannot read the bootstrap key file {path}: {error.strerror}") from error
+    try:
+        key = content.decode("ascii").strip()
+    except UnicodeDecodeError:
+        key = ""
+    if not SHORTEST_KEY <= len(key) <= LONGEST_KEY or not all(33 <= ord(c) <= 126 for c in key):
+        raise AccountError(
+            f"the bootstrap key file {path} must hold {SHORTEST_KEY} to {LONGEST_KEY} printable ASCII characters "
+            "without blanks"
+        )
+    return key

@@ -1,0 +1,20 @@
+"""The error of the accounts room."""
+
+from __future__ import annotations
+
+from appliance.errors import ApplianceError
+
+
+class AccountError(ApplianceError):
+    """An account or key that is not there or may not be made so."""
+
+    status = 400
+    type = "invalid_request_error"
+
+
+class AuthenticationError(AccountError):
+    """No usable key came with the request."""
+
+    status = 401
+    type = "authentication_error"
+    code = "invalid_api_key"

@@ -1,0 +1,53 @@
+"""The box's secret and the keys that derive from it."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import secrets
+from pathlib import Path
+
+from appliance.accounts.errors import AccountError
+
+SECRET_BYTES = 32
+
+
+def load_secret(path: Path) -> bytes:
+    """Read the secret, or make it at first boot (mode 0600, on disk before it is used).
+
+    Raises AccountError when the file has another length: a truncated secret would lock out every key.
+    """
+    try:
+        secret = path.read_bytes()
+    except FileNotFoundError:
+        return _create(path)
+    if len(secret) != SECRET_BYTES:
+        raise AccountError(
+            f"{path} has {len(secret)} bytes instead of {SECRET_BYTES}: restore it from a backup"
+        )
+    return secret
+
+
+def derive(secret: bytes, purpose: str) -> bytes:
+    """Derive a 32-byte key for one purpose: HKDF-SHA-256 (RFC 5869), no salt, info = ``purpose``."""
+    extracted = hmac.digest(bytes(32), secret, hashlib.sha256)
+    return hmac.digest(extracted, purpose.encode() + b"\x01", hashlib.sha256)
+
+
+def _create(path: Path) -> bytes:
+    secret = secrets.token_bytes(SECRET_BYTES)
+    temporary = path.with_name(f".{path.name}.new")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        os.write(descriptor, secret)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    temporary.rename(path)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+    return secret

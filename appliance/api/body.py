@@ -1,0 +1,54 @@
+"""Reading JSON bodies: size, depth and type checks before anything else looks at them."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import Any, TypeVar
+
+import msgspec
+from litestar import Request
+
+from appliance.errors import InvalidRequestError
+
+T = TypeVar("T")
+
+# Decoding holds the GIL; above this size it moves to a thread so that streams keep flowing.
+INLINE_BYTES = 1 << 20
+
+_PATH = re.compile(r" - at `(?:key in )?\$\.?(?P<path>[^`]*)`$")
+
+
+async def read_json(request: Request[Any, Any, Any], type_: type[T]) -> T:
+    """Read and decode the body into ``type_``, numbers and booleans also from their text form.
+
+    Raises InvalidRequestError (400) when it is not JSON, not of the type, or nested too deeply.
+    """
+    body = await request.body()
+    try:
+        if len(body) > INLINE_BYTES:
+            return await asyncio.to_thread(decode, body, type_)
+        return decode(body, type_)
+    except msgspec.ValidationError as error:
+        message, param = describe(error)
+        raise InvalidRequestError(message, param=param) from None
+    except msgspec.DecodeError as error:
+        raise InvalidRequestError(f"The request body is not valid JSON: {error}") from None
+    except RecursionError:
+        raise InvalidRequestError("The request body is nested too deeply.") from None
+
+
+def decode(body: bytes, type_: type[T]) -> T:
+    """Decode JSON into ``type_`` leniently ("5" and 5.0 are the integer 5)."""
+    return msgspec.json.decode(body, type=type_, strict=False)
+
+
+def describe(error: msgspec.ValidationError) -> tuple[str, str | None]:
+    """Split a validation error into a text and the path of the field, such as ``messages[0].role``."""
+    text = str(error)
+    match = _PATH.search(text)
+    if match is None:
+        missing = re.search(r"missing required field `([^`]+)`", text)
+        return text, missing.group(1) if missing else None
+    path = match.group("path") or None
+    return (f"{path}: {text[: match.start()]}" if path else text[: match.start()]), path

@@ -1,0 +1,97 @@
+"""GET /openapi.json and /docs: the API described, with every asset from this box."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import swagger_ui_bundle
+from litestar import Request, Response, get
+from litestar.datastructures import State
+from litestar.exceptions import NotFoundException
+from litestar.openapi import OpenAPIConfig
+from litestar.openapi.spec import Components, SecurityScheme
+
+from appliance import __version__
+from appliance.api.operations import body_schemas, describe_bodies
+
+# What the page needs of the bundle; its own start page would load a sample from the internet.
+ASSETS = {
+    "swagger-ui.css": "text/css; charset=utf-8",
+    "swagger-ui-bundle.js": "text/javascript; charset=utf-8",
+    "favicon-32x32.png": "image/png",
+}
+
+PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<title>appliance API</title>
+<link rel="stylesheet" href="/docs/assets/swagger-ui.css">
+<link rel="icon" type="image/png" href="/docs/assets/favicon-32x32.png">
+</head>
+<body>
+<div id="swagger-ui"></div>
+<script src="/docs/assets/swagger-ui-bundle.js"></script>
+<script src="/docs/start.js"></script>
+</body>
+</html>
+"""
+
+# validatorUrl null: by default the page would ask a public service to validate the document.
+START = """SwaggerUIBundle({url: "/openapi.json", dom_id: "#swagger-ui", validatorUrl: null,
+  deepLinking: true, presets: [SwaggerUIBundle.presets.apis]});
+"""
+
+# The browser itself refuses to load anything from elsewhere.
+CONTENT_SECURITY_POLICY = (
+    "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; object-src 'none'; "
+    "frame-ancestors 'none'; base-uri 'none'"
+)
+
+
+def openapi_config() -> OpenAPIConfig:
+    """Describe the API."""
+    return OpenAPIConfig(
+        title="appliance",
+        version=__version__,
+        description="Chat, completions, embeddings, reranking and transcription, on this box.",
+        components=Components(
+            schemas=body_schemas(),
+            security_schemes={"key": SecurityScheme(type="http", scheme="bearer")},
+        ),
+        security=[{"key": []}],
+        # The document and the page are served below, not by the framework's plugins: those load from a CDN.
+        render_plugins=[],
+        path="/unused",
+    )
+
+
+@get("/openapi.json", include_in_schema=False, public=True)
+async def openapi_document(request: Request[Any, Any, State]) -> Response[bytes]:
+    """Answer the OpenAPI document."""
+    document = describe_bodies(request.app.openapi_schema.to_schema())
+    return Response(msgspec.json.encode(document), media_type="application/json")
+
+
+@get("/docs", include_in_schema=False, public=True)
+async def documentation() -> Response[str]:
+    """Answer the documentation page."""
+    return Response(
+        PAGE, media_type="text/html", headers={"Content-Security-Policy": CONTENT_SECURITY_POLICY}
+    )
+
+
+@get("/docs/start.js", include_in_schema=False, public=True)
+async def documentation_start() -> Response[str]:
+    """Answer the script that starts the page."""
+    return Response(START, media_type="text/javascript")
+
+
+@get("/docs/assets/{name:str}", include_in_schema=False, public=True)
+async def documentation_asset(name: str) -> Response[bytes]:
+    """Answer one of the page's assets."""
+    if name not in ASSETS:
+        raise NotFoundException("Not Found")
+    content = (swagger_ui_bundle.swagger_ui_path / name).read_bytes()
+    return Response(content, media_type=ASSETS[name], headers={"Cache-Control": "max-age=86400"})

@@ -1,0 +1,83 @@
+"""From an exception to an answer: the only place that shapes error responses."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import msgspec
+from litestar import Request, Response
+from litestar.exceptions import HTTPException
+
+from appliance.api.dialect import UNION, Dialect
+from appliance.errors import ApplianceError
+
+log = logging.getLogger(__name__)
+
+HTTP_TEXTS = {
+    404: ("not_found_error", "Not Found"),
+    405: ("invalid_request_error", "Method Not Allowed"),
+    413: ("invalid_request_error", "The request body is too large."),
+}
+
+
+class FieldError(msgspec.Struct, frozen=True):
+    """One entry of a 422 ``detail`` list, as FastAPI writes it."""
+
+    loc: list[str | int]
+    msg: str
+    type: str
+
+
+class UnprocessableError(ApplianceError):
+    """A schema error on the routes whose clients read FastAPI's 422 list (rerank)."""
+
+    status = 422
+    type = "invalid_request_error"
+
+    def __init__(self, errors: list[FieldError]) -> None:
+        first = errors[0]
+        super().__init__(first.msg, param=".".join(str(part) for part in first.loc[1:]) or None)
+        self.errors = errors
+
+
+def dialect_of(request: Request[Any, Any, Any]) -> Dialect:
+    """Return the dialect of the mount that this request came to; the union outside of mounts."""
+    handler = request.scope.get("route_handler")
+    dialect: Dialect = handler.opt.get("dialect", UNION) if handler is not None else UNION
+    return dialect
+
+
+def error_response(request: Request[Any, Any, Any], error: ApplianceError) -> Response[bytes]:
+    """Answer with an error of ours, in the mount's shape."""
+    detail = error.errors if isinstance(error, UnprocessableError) else None
+    headers = {}
+    if error.retry_after is not None:
+        headers["Retry-After"] = str(error.retry_after)
+    if error.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    if error.status >= 500 and error.status != 503:
+        log.error("request failed: %s", error, exc_info=error)
+    return Response(
+        msgspec.json.encode(dialect_of(request).error_body(error, detail)),
+        status_code=error.status,
+        media_type="application/json",
+        headers=headers,
+    )
+
+
+def http_error_response(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
+    """Answer with an error of the web framework: unknown route, wrong method, body too large."""
+    kind, text = HTTP_TEXTS.get(error.status_code, ("invalid_request_error", error.detail))
+    if error.status_code >= 500:
+        return internal_error_response(request, error)
+    shown = ApplianceError(text, status=error.status_code, type=kind)
+    response = error_response(request, shown)
+    response.headers.update(error.headers or {})
+    return response
+
+
+def internal_error_response(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    """Answer 500 with a bland text; the cause goes to the log."""
+    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    return error_response(request, ApplianceError("The server had an error while processing your request."))

@@ -1,0 +1,50 @@
+"""Server-sent events as OpenAI's clients read them: ``data: <json>`` frames, then ``[DONE]``."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any
+
+import msgspec
+from litestar.response import Stream
+
+from appliance.api.dialect import Dialect
+from appliance.errors import ApplianceError
+
+log = logging.getLogger(__name__)
+
+DONE = b"data: [DONE]\n\n"
+
+
+def frame(payload: Any) -> bytes:
+    """Encode one event."""
+    return b"data: " + msgspec.json.encode(payload) + b"\n\n"
+
+
+def event_stream(events: AsyncGenerator[Any, None], dialect: Dialect, *, done: bool = True) -> Stream:
+    """Answer with a stream of events; a failure after the first byte becomes an error event.
+
+    When the client leaves, ``events`` is closed, which must stop the work behind it.
+    """
+    return Stream(
+        _frames(events, dialect, done),
+        media_type="text/event-stream; charset=utf-8",
+        headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
+    )
+
+
+async def _frames(events: AsyncGenerator[Any, None], dialect: Dialect, done: bool) -> AsyncIterator[bytes]:
+    try:
+        async for event in events:
+            yield frame(event)
+    except ApplianceError as error:
+        yield frame({"error": dialect.error_body(error)["error"]})
+    except Exception:
+        log.exception("a stream failed")
+        failure = ApplianceError("The server had an error while processing your request.")
+        yield frame({"error": dialect.error_body(failure)["error"]})
+    finally:
+        await events.aclose()
+    if done:
+        yield DONE

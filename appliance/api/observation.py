@@ -1,0 +1,77 @@
+"""The outermost layer: a request id on every answer, its time in the metrics, and a bound on slow bodies."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+import uuid
+from typing import Any
+
+from litestar.types import ASGIApp, Message, Receive, Send
+
+from appliance.api.monitoring.metrics import Metrics
+from appliance.errors import ApplianceError
+
+REQUEST_ID = b"x-request-id"
+# What a client's own id may look like to be sent back: no line breaks, no megabytes.
+_ACCEPTED_ID = re.compile(rb"^[\x21-\x7e]{1,128}$")
+
+
+class SlowBodyError(ApplianceError):
+    """The request body did not arrive in time."""
+
+    status = 408
+    type = "invalid_request_error"
+
+
+def observed(app: ASGIApp, metrics: Metrics, body_seconds: float) -> ASGIApp:
+    """Wrap the application; a body that takes longer than ``body_seconds`` is refused (408)."""
+
+    async def observe(scope: Any, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await app(scope, receive, send)
+            return
+        request_id = next((value for name, value in scope["headers"] if name == REQUEST_ID), b"")
+        if not _ACCEPTED_ID.match(request_id):
+            request_id = uuid.uuid4().hex.encode()
+        status = 500
+        started = time.monotonic()
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], (REQUEST_ID, request_id)]
+            await send(message)
+
+        arrived = False
+
+        async def receive_in_time() -> Any:
+            nonlocal arrived
+            if arrived:  # from here on there is only the disconnect to wait for
+                return await receive()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    message = await receive()
+            except TimeoutError:
+                raise SlowBodyError("The request body did not arrive in time.") from None
+            arrived = not message.get("more_body", False)
+            return message
+
+        deadline = asyncio.get_running_loop().time() + body_seconds
+        metrics.in_flight.inc()
+        try:
+            await app(scope, receive_in_time, send_with_id)
+        finally:
+            metrics.in_flight.dec()
+            route = _route(scope)
+            metrics.requests.labels(scope["method"], route, status).inc()
+            metrics.seconds.labels(scope["method"], route).observe(time.monotonic() - started)
+
+    return observe
+
+
+def _route(scope: Any) -> str:
+    """Name the route by its template: a path with ids in it would make a series per id."""
+    return str(scope.get("path_template") or "unknown")

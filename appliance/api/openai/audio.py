@@ -1,0 +1,250 @@
+"""POST /v1/audio/transcriptions."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import uuid
+from collections.abc import AsyncGenerator
+from typing import Any, Literal
+
+import msgspec
+from litestar import Request, Response, post
+from litestar.datastructures import State, UploadFile
+from litestar.exceptions import ClientException, HTTPException
+
+from appliance.api.dialect import Dialect
+from appliance.api.disconnect import until_disconnect
+from appliance.api.errors import dialect_of
+from appliance.api.event_stream import event_stream
+from appliance.engines.speech.contract import AudioInfo, Segment, TranscriptionOptions
+from appliance.engines.speech.engine import SpeechEngine, Transcription
+from appliance.engines.speech.languages import language_code
+from appliance.engines.speech.subtitles import srt, vtt
+from appliance.errors import InvalidRequestError
+from appliance.gateway.catalog import Catalog
+from appliance.storage.spool import Spool
+
+FORMATS = ("json", "text", "verbose_json", "srt", "vtt")
+GRANULARITIES = ("segment", "word")
+
+AUDIO_FORM_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": ["file", "model"],
+    "properties": {
+        "file": {"type": "string", "format": "binary", "description": "wav, mp3, flac, ogg (vorbis, opus) …"},
+        "model": {"type": "string"},
+        "language": {"type": "string", "description": "ISO code or English name; absent = detected"},
+        "prompt": {"type": "string"},
+        "response_format": {"type": "string", "enum": list(FORMATS), "default": "json"},
+        "temperature": {"type": "number", "minimum": 0, "maximum": 1, "default": 0},
+        "timestamp_granularities[]": {
+            "type": "array",
+            "items": {"type": "string", "enum": list(GRANULARITIES)},
+        },
+        "stream": {"type": "boolean", "default": False},
+    },
+}
+
+
+class TranscriptionForm(msgspec.Struct, frozen=True, kw_only=True):
+    """The checked form; §18 of the contract."""
+
+    file: UploadFile
+    model: str
+    response_format: Literal["json", "text", "verbose_json", "srt", "vtt"]
+    stream: bool
+    options: TranscriptionOptions
+
+
+@post("/audio/transcriptions", status_code=200, operation_id="createTranscription", tags=["Audio"])
+async def transcriptions(request: Request[Any, Any, State]) -> Response[Any]:
+    """Turn speech into text: JSON, plain text, subtitles, or a stream of events."""
+    catalog: Catalog = request.app.state.catalog
+    spool: Spool = request.app.state.spool
+    _check_size(request, spool)
+    form = await _read_form(request)
+    dialect = dialect_of(request)
+    model = catalog.find(form.model)
+    engine = catalog.engine(model, SpeechEngine, "transcription")
+    with spool.hand_over(form.file.file) as descriptor:
+        # The engine keeps a descriptor of its own while it works.
+        transcription = engine.transcribe(descriptor, form.options)
+    await form.file.close()
+    if form.stream:
+        return await _stream(request, transcription, form, dialect)
+    return await until_disconnect(request, _complete(transcription, form))
+
+
+async def _complete(transcription: Transcription, form: TranscriptionForm) -> Response[Any]:
+    try:
+        info = await transcription.info()
+        segments = [segment async for segment in transcription]
+    finally:
+        await transcription.aclose()
+    if form.response_format == "text":
+        return Response(_text(segments) + "\n", media_type="text/plain")
+    if form.response_format == "srt":
+        return Response(srt(segments), media_type="application/x-subrip; charset=utf-8")
+    if form.response_format == "vtt":
+        return Response(vtt(segments), media_type="text/vtt; charset=utf-8")
+    body = transcription_body(info, segments, form)
+    return Response(msgspec.json.encode(body), media_type="application/json")
+
+
+async def _stream(
+    request: Request[Any, Any, State], transcription: Transcription, form: TranscriptionForm, dialect: Dialect
+) -> Response[Any]:
+    # What is wrong with the audio must answer with a status, before the first byte.
+    try:
+        info = await until_disconnect(request, transcription.info())
+    except BaseException:
+        await transcription.aclose()
+        raise
+    return event_stream(_events(transcription, info), dialect, done=False)
+
+
+async def _events(transcription: Transcription, info: AudioInfo) -> AsyncGenerator[dict[str, Any], None]:
+    segments: list[Segment] = []
+    try:
+        async for segment in transcription:
+            text = segment.text if segments else segment.text.lstrip()
+            segments.append(segment)
+            yield {"type": "transcript.text.delta", "delta": text}
+        yield {"type": "transcript.text.done", "text": _text(segments), "usage": _usage(info)}
+    finally:
+        await transcription.aclose()
+
+
+def transcription_body(info: AudioInfo, segments: list[Segment], form: TranscriptionForm) -> dict[str, Any]:
+    """Return the JSON answer: what OpenAI, CompactifAI and OpenGateLLM clients read, in one object."""
+    verbose = form.response_format == "verbose_json"
+    body: dict[str, Any] = {
+        "task": form.options.task,
+        "language": info.language,
+        "duration": info.duration,
+        "text": _text(segments),
+        "segments": [_segment(segment, verbose=verbose) for segment in segments],
+        "id": f"transcription-{uuid.uuid4().hex}",
+        "model": form.model,
+        "usage": _usage(info),
+    }
+    if verbose and form.options.word_timestamps:
+        body["words"] = [word for segment in segments for word in segment.words or ()]
+    return body
+
+
+def _segment(segment: Segment, *, verbose: bool) -> dict[str, Any]:
+    shown: dict[str, Any] = {
+        "id": segment.id,
+        "start": segment.start,
+        "end": segment.end,
+        "text": segment.text.strip(),
+        "temperature": segment.temperature,
+        "avg_logprob": segment.avg_logprob,
+        "no_speech_prob": segment.no_speech_prob,
+    }
+    if verbose:
+        shown |= {
+            "seek": segment.seek,
+            "tokens": segment.tokens,
+            "compression_ratio": segment.compression_ratio,
+        }
+    return shown
+
+
+def _text(segments: list[Segment]) -> str:
+    return "".join(segment.text for segment in segments).strip()
+
+
+def _usage(info: AudioInfo) -> dict[str, Any]:
+    """Both key sets: OpenAI's duration, and token counts, of which transcription has none."""
+    return {
+        "type": "duration",
+        "seconds": math.ceil(info.duration),
+        "prompt_tokens": 0,
+        "completion_tokens": 0,
+        "total_tokens": 0,
+    }
+
+
+def _check_size(request: Request[Any, Any, State], spool: Spool) -> None:
+    with contextlib.suppress(ValueError):
+        spool.check_room(int(request.headers.get("content-length", "0")))
+
+
+async def _read_form(request: Request[Any, Any, State]) -> TranscriptionForm:
+    """Read and check the form. Raises InvalidRequestError for what is missing or out of bounds."""
+    if request.content_type[0] != "multipart/form-data":
+        raise InvalidRequestError("The request body must be multipart/form-data.")
+    try:
+        data = await request.form()
+    except ClientException as error:
+        raise InvalidRequestError(f"The form cannot be read: {error.detail}") from None
+    except HTTPException:
+        raise
+    except ValueError as error:  # the multipart parser's own error
+        raise InvalidRequestError(f"The form cannot be read: {error}") from None
+    file = data.get("file")
+    if not isinstance(file, UploadFile):
+        raise InvalidRequestError("`file` is missing: send the audio as a file of the form.", param="file")
+    return TranscriptionForm(
+        file=file,
+        model=_required(data.get("model")),
+        response_format=_choice(data.get("response_format") or "json", FORMATS, "response_format"),
+        stream=_boolean(data.get("stream")),
+        options=TranscriptionOptions(
+            language=_language(data.get("language")),
+            prompt=_string(data.get("prompt"), "prompt"),
+            temperature=_temperature(data.get("temperature")),
+            word_timestamps="word" in _granularities(data),
+        ),
+    )
+
+
+def _required(model: object) -> str:
+    if not isinstance(model, str) or not model:
+        raise InvalidRequestError("`model` is missing.", param="model")
+    return model
+
+
+def _string(value: object, name: str) -> str:
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise InvalidRequestError(f"`{name}` must be text.", param=name)
+    return value
+
+
+def _language(value: object) -> str | None:
+    text = _string(value, "language").strip()
+    return language_code(text) if text else None
+
+
+def _temperature(value: object) -> float:
+    text = _string(value, "temperature").strip()
+    try:
+        temperature = float(text or 0)
+    except ValueError:
+        temperature = math.nan
+    if not 0 <= temperature <= 1:
+        raise InvalidRequestError(f"temperature must be in [0, 1], got {text}.", param="temperature")
+    return temperature
+
+
+def _boolean(value: object) -> bool:
+    text = _string(value, "stream").strip().lower()
+    if text not in ("", "true", "false", "1", "0"):
+        raise InvalidRequestError("`stream` must be true or false.", param="stream")
+    return text in ("true", "1")
+
+
+def _granularities(data: Any) -> list[str]:
+    values = [*data.getall("timestamp_granularities[]", []), *data.getall("timestamp_granularities", [])]
+    return [_choice(value, GRANULARITIES, "timestamp_granularities") for value in values]
+
+
+def _choice(value: object, allowed: tuple[str, ...], name: str) -> Any:
+    if value not in allowed:
+        raise InvalidRequestError(f"{name} must be one of {', '.join(allowed)}, got {value}.", param=name)
+    return value

@@ -1,0 +1,83 @@
+"""Chat messages: from the request's forms to what a chat template takes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from appliance.errors import InvalidRequestError
+
+
+class Message(msgspec.Struct, kw_only=True):
+    """One message of a chat request. ``content`` is text, a list of parts, or null."""
+
+    role: str
+    content: str | list[dict[str, Any]] | None = None
+    name: str | None = None
+    tool_calls: list[dict[str, Any]] | None = None
+    tool_call_id: str | None = None
+    refusal: str | None = None
+
+
+def template_messages(messages: list[Message]) -> list[dict[str, Any]]:
+    """Return the messages as plain dicts with text content.
+
+    Text parts are joined by newlines; a message without content and tool calls is dropped;
+    ``developer`` is ``system``. Raises InvalidRequestError for no messages and for parts that the
+    model cannot take: nothing is silently left out.
+    """
+    if not messages:
+        raise InvalidRequestError("messages must contain at least one message.", param="messages")
+    result: list[dict[str, Any]] = []
+    for index, message in enumerate(messages):
+        if message.content is None and not message.tool_calls:
+            continue
+        shaped: dict[str, Any] = {
+            "role": "system" if message.role == "developer" else message.role,
+            "content": _text(message.content, f"messages[{index}].content"),
+        }
+        if message.name is not None:
+            shaped["name"] = message.name
+        if message.tool_call_id is not None:
+            shaped["tool_call_id"] = message.tool_call_id
+        if message.tool_calls:
+            shaped["tool_calls"] = [_parsed_call(call) for call in message.tool_calls]
+        result.append(shaped)
+    return result
+
+
+def _text(content: str | list[dict[str, Any]] | None, path: str) -> str:
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return content
+    return "\n".join(_part_text(part, f"{path}[{index}]") for index, part in enumerate(content))
+
+
+def _part_text(part: dict[str, Any], path: str) -> str:
+    kind = part.get("type")
+    if kind in ("text", "refusal"):
+        text = part.get(kind)
+        if not isinstance(text, str):
+            raise InvalidRequestError(f"{path}: a {kind} part needs a string `{kind}`", param=path)
+        return text
+    if kind == "image_url":
+        raise InvalidRequestError(
+            "'image_url' input is not supported as the loaded model is not multimodal.", param=path
+        )
+    if kind in ("input_audio", "file"):
+        raise InvalidRequestError(f"'{kind}' input is not supported by the loaded model.", param=path)
+    raise InvalidRequestError(f"Unknown part type: {kind}", param=path)
+
+
+def _parsed_call(call: dict[str, Any]) -> dict[str, Any]:
+    """Templates want the arguments as an object; text that is no JSON is passed as it is."""
+    function = call.get("function")
+    if not isinstance(function, dict) or not isinstance(function.get("arguments"), str):
+        return call
+    try:
+        arguments = msgspec.json.decode(function["arguments"])
+    except (msgspec.DecodeError, RecursionError):
+        return call
+    return {**call, "function": {**function, "arguments": arguments}}

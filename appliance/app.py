@@ -1,0 +1,84 @@
+"""Builds the service from the rooms; nothing else."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from litestar import Litestar
+from litestar.config.app import AppConfig
+from litestar.datastructures import State
+from litestar.exceptions import HTTPException
+from litestar.types import ASGIApp
+
+from appliance.api.authentication import require_key
+from appliance.api.documentation import openapi_config
+from appliance.api.errors import error_response, http_error_response, internal_error_response
+from appliance.api.monitoring.metrics import Metrics
+from appliance.api.observation import observed
+from appliance.api.routes import routes
+from appliance.control.commands import Commands
+from appliance.control.server import ControlServer
+from appliance.control.stores import Stores
+from appliance.engines.cores import Cores
+from appliance.errors import ApplianceError
+from appliance.gateway.catalog import Catalog
+from appliance.jobs.handlers import job_handlers
+from appliance.jobs.runner import JobRunner
+from appliance.storage.spool import Spool
+
+# With the default of 5 ms, a thread that holds the GIL delays a 1 ms engine step several times over.
+SWITCH_INTERVAL_SECONDS = 0.0005
+
+
+def build_app(stores: Stores) -> ASGIApp:
+    """Return the ASGI application over open stores; its lifespan starts and stops everything else."""
+    settings = stores.settings
+    metrics = Metrics()
+
+    @asynccontextmanager
+    async def lifespan(app: Litestar) -> AsyncIterator[None]:
+        sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
+        catalog = Catalog(stores.packs, Cores(settings.threads), settings)
+        jobs = JobRunner(stores.database, job_handlers(stores.packs))
+        control = ControlServer(settings.control_path, Commands(stores, jobs, catalog.refresh))
+        metrics.watch(catalog)
+        app.state.catalog = catalog
+        app.state.spool = Spool(settings.spool_dir)
+        jobs.start()
+        await catalog.refresh()
+        await control.start()
+        try:
+            yield
+        finally:
+            await control.close()
+            jobs.close()
+            await catalog.close()
+
+    app = Litestar.from_config(
+        AppConfig(
+            route_handlers=routes(settings),
+            guards=[require_key],
+            exception_handlers={
+                ApplianceError: error_response,
+                HTTPException: http_error_response,
+                Exception: internal_error_response,
+            },
+            lifespan=[lifespan],
+            state=State(
+                {
+                    "settings": settings,
+                    "database": stores.database,
+                    "keyring": stores.keyring,
+                    "metrics": metrics,
+                }
+            ),
+            request_max_body_size=settings.max_json_bytes,
+            openapi_config=openapi_config(),
+            multipart_form_part_limit=64,
+            # Our own logging; the framework's would log every handled error as an exception.
+            logging_config=None,
+        )
+    )
+    return observed(app, metrics, settings.request_read_timeout)

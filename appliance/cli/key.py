@@ -1,0 +1,66 @@
+"""``appliance key``: make, list and revoke API keys, also when nobody can log in."""
+
+from __future__ import annotations
+
+import json
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+
+from appliance.cli import settings_of
+from appliance.control.client import run_command
+
+DAY_MS = 86_400_000
+
+
+@click.group("key")
+def command() -> None:
+    """Make, list and revoke API keys."""
+
+
+@command.command("create")
+@click.option("--name", required=True, help="What the key is for.")
+@click.option(
+    "--user", "user_id", type=int, help="The user it belongs to (default: the first administrator)."
+)
+@click.option("--days", type=click.IntRange(min=1), help="Days until it expires (default: never).")
+@click.pass_context
+def create(ctx: click.Context, name: str, user_id: int | None, days: int | None) -> None:
+    """Make a key and print it, once."""
+    expires_at = None if days is None else time.time_ns() // 1_000_000 + days * DAY_MS
+    arguments = {"name": name, "user_id": user_id, "expires_at": expires_at}
+    created = run_command(settings_of(ctx), "key.create", arguments)
+    click.echo(created["key"])
+    click.echo(f"Key {created['id']} made. It is shown only this once.", err=True)
+
+
+@command.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
+@click.pass_context
+def list_(ctx: click.Context, as_json: bool) -> None:
+    """List the keys, without their text."""
+    keys = run_command(settings_of(ctx), "key.list", {})
+    if as_json:
+        click.echo(json.dumps(keys, indent=2))
+        return
+    for key in keys:
+        click.echo(
+            f"{key['id']:>5}  user {key['user_id']:<5} {key['hint']:<14} {_expiry(key):<18} {key['name']}"
+        )
+
+
+@command.command("revoke")
+@click.argument("key_id", type=int)
+@click.pass_context
+def revoke(ctx: click.Context, key_id: int) -> None:
+    """Revoke a key at once."""
+    run_command(settings_of(ctx), "key.revoke", {"id": key_id})
+    click.echo(f"Key {key_id} revoked.")
+
+
+def _expiry(key: dict[str, Any]) -> str:
+    if key["expires_at"] is None:
+        return "never expires"
+    return f"until {datetime.fromtimestamp(key['expires_at'] / 1000, UTC):%Y-%m-%d}"

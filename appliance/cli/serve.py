@@ -1,0 +1,119 @@
+"""``appliance serve``: first boot, then the service."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from appliance.cli import settings_of
+from appliance.config import Settings
+from appliance.control.errors import ControlError
+
+if TYPE_CHECKING:
+    import uvicorn
+
+LOG_FORMAT = "%(levelname)s %(name)s: %(message)s"
+BACKLOG = 1024
+KEEP_ALIVE_SECONDS = 65
+DRAIN_SECONDS = 10
+
+
+@click.command("serve")
+@click.option("--host", help="The address to listen on.")
+@click.option("--port", type=int, help="The port to listen on.")
+@click.option("--bootstrap-key-file", type=click.Path(path_type=Path), help="The first administrator's key.")
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]))
+@click.pass_context
+def command(ctx: click.Context, /, **flags: object) -> None:
+    """Start the service; the first start makes the first administrator and prints its key."""
+    settings = settings_of(ctx, **flags)
+    logging.basicConfig(level=settings.log_level.upper(), format=LOG_FORMAT, stream=sys.stderr)
+    # The client library logs every call at info level.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    listener = listen(settings)
+    with listener:
+        run(settings, listener)
+
+
+def listen(settings: Settings) -> socket.socket:
+    """Take the port before anything is opened. Raises ControlError when it is not free."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise ControlError(
+            f"cannot listen on {settings.host}:{settings.port}: {error.strerror}. "
+            "Is the service running already? Another port: --port or APPLIANCE_PORT."
+        ) from error
+    return listener
+
+
+def run(settings: Settings, listener: socket.socket) -> None:
+    """Open the stores and serve until a signal says stop."""
+    import uvicorn
+
+    from appliance.app import build_app
+    from appliance.control.stores import open_stores
+
+    with open_stores(settings, first_boot=True) as stores:
+        config = uvicorn.Config(
+            build_app(stores),
+            loop="uvloop",
+            http="httptools",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            limit_concurrency=settings.max_connections,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=DRAIN_SECONDS,
+        )
+        server = announcing_server(config, welcome(settings, stores.first_key))
+        with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+            runner.run(server.serve(sockets=[listener]))
+
+
+def announcing_server(config: uvicorn.Config, text: str) -> uvicorn.Server:
+    """Return a server that prints ``text`` once it answers requests."""
+    import uvicorn
+
+    class AnnouncingServer(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            if self.started:
+                click.echo(text)
+
+    return AnnouncingServer(config)
+
+
+def welcome(settings: Settings, first_key: str | None) -> str:
+    """Return what an operator sees at start: the URL, the first key once, and a call to copy."""
+    url = f"http://{_shown_host(settings.host)}:{settings.port}"
+    lines = ["", f"  appliance is serving at {url}", f"  API documentation:      {url}/docs", ""]
+    if first_key is not None:
+        lines += [f"  Administrator key (shown only this once): {first_key}", ""]
+    lines += [
+        f"  curl {url}/v1/chat/completions \\",
+        f'    -H "Authorization: Bearer {first_key or "$APPLIANCE_KEY"}" -H "Content-Type: application/json" \\',
+        '    -d \'{"model": "smollm2-135m-instruct", "messages": '
+        '[{"role": "user", "content": "What is the capital of France?"}]}\'',
+        "",
+    ]
+    if first_key is None:
+        lines += ["  Lost the key? Make another: appliance key create --name NAME", ""]
+    return "\n".join(lines)
+
+
+def _shown_host(host: str) -> str:
+    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)  # noqa: S104 - shown, not bound
+    return f"[{shown}]" if ":" in shown and not shown.startswith("[") else shown

@@ -1,0 +1,158 @@
+"""The settings: one table, read from defaults < TOML file < ``APPLIANCE_*`` environment < flags.
+
+This is the only module that reads the environment for settings. An unknown setting is an error,
+wherever it stands: a misspelt limit must not pass for a limit.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from appliance.errors import ApplianceError
+
+DEFAULT_CONFIG_FILE = Path("/etc/appliance/appliance.toml")
+ENVIRONMENT_PREFIX = "APPLIANCE_"
+# Read by other parts of the program, not settings of the service.
+OTHER_VARIABLES = frozenset({"CONFIG", "SOURCES_DIR"})
+
+Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
+Count = Annotated[int, msgspec.Meta(ge=1)]
+CountOrAuto = Annotated[int, msgspec.Meta(ge=0)]
+Seconds = Annotated[float, msgspec.Meta(gt=0)]
+
+
+class ConfigError(ApplianceError):
+    """A setting that is unknown or has a value it cannot have."""
+
+
+def default_data_dir() -> Path:
+    """Return ``var/`` in a source checkout, else the service's state directory."""
+    checkout = Path(__file__).resolve().parent.parent
+    if (checkout / "pyproject.toml").is_file():
+        return checkout / "var"
+    return Path("/var/lib/appliance")
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Every setting with its default. Sizes are bytes, times seconds. docs/configuration.md explains each."""
+
+    host: str = "127.0.0.1"
+    port: Port = 8080
+    data_dir: Path = msgspec.field(default_factory=default_data_dir)
+    bootstrap_key_file: Path | None = None
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    # 0 = all cores this process may use.
+    threads: CountOrAuto = 0
+    # 0 = 1 when the box has at most two cores (the language model needs the rest), else half of them.
+    speech_threads: CountOrAuto = 0
+
+    kv_cache_bytes: Count = 2 << 30
+    generation_queue: Count = 256
+    encoding_queue_tokens: Count = 2_000_000
+    speech_queue: Count = 64
+    speech_deadline: Seconds = 1800.0
+    default_temperature: Annotated[float, msgspec.Meta(ge=0, le=2)] = 1.0
+
+    max_json_bytes: Count = 64 << 20
+    max_upload_bytes: Count = 1 << 30
+    max_connections: Count = 1024
+    request_read_timeout: Seconds = 600.0
+
+    # Networks (CIDR) that outbound calls may reach; none by default: nothing leaves the box.
+    egress_networks: tuple[str, ...] = ()
+
+    @property
+    def database_path(self) -> Path:
+        """The store of accounts, keys and jobs."""
+        return self.data_dir / "appliance.db"
+
+    @property
+    def packs_dir(self) -> Path:
+        """The installed model packs."""
+        return self.data_dir / "packs"
+
+    @property
+    def spool_dir(self) -> Path:
+        """Uploads on their way; emptied at every start."""
+        return self.data_dir / "spool"
+
+    @property
+    def secret_path(self) -> Path:
+        """The box's secret, from which the key pepper derives."""
+        return self.data_dir / "secret.key"
+
+    @property
+    def lock_path(self) -> Path:
+        """Held exclusively by whoever may write the stores: the service, or one command without it."""
+        return self.data_dir / "appliance.lock"
+
+    @property
+    def control_path(self) -> Path:
+        """The socket on which commands reach the running service."""
+        return self.data_dir / "control.sock"
+
+
+def load_settings(
+    flags: Mapping[str, Any] | None = None,
+    environment: Mapping[str, str] | None = None,
+    config_file: Path | None = None,
+) -> Settings:
+    """Combine the four sources; flags whose value is None count as absent.
+
+    The file is ``config_file``, else ``APPLIANCE_CONFIG``, else /etc/appliance/appliance.toml if
+    present. Raises ConfigError naming the setting and where it stands.
+    """
+    environment = os.environ if environment is None else environment
+    values: dict[str, Any] = {}
+    path = config_file or (
+        Path(environment["APPLIANCE_CONFIG"]) if environment.get("APPLIANCE_CONFIG") else None
+    )
+    if path is not None or DEFAULT_CONFIG_FILE.exists():
+        values.update(_from_file(path or DEFAULT_CONFIG_FILE))
+    values.update(_from_environment(environment))
+    values.update({name: value for name, value in (flags or {}).items() if value is not None})
+    try:
+        settings = msgspec.convert(values, Settings, strict=False, dec_hook=_path)
+    except (msgspec.ValidationError, TypeError) as error:
+        raise ConfigError(f"settings are not valid: {error}") from error
+    return msgspec.structs.replace(settings, data_dir=settings.data_dir.expanduser().absolute())
+
+
+def _path(kind: type, value: Any) -> Any:
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    raise TypeError(f"expected a {kind.__name__}")
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    try:
+        values = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"cannot read the configuration {path}: {error}") from error
+    for name in values:
+        if name not in Settings.__struct_fields__:
+            raise ConfigError(f"unknown setting {name!r} in {path}")
+    return values
+
+
+def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for variable, text in environment.items():
+        if not variable.startswith(ENVIRONMENT_PREFIX):
+            continue
+        word = variable.removeprefix(ENVIRONMENT_PREFIX)
+        if word in OTHER_VARIABLES or not text:
+            continue
+        name = word.lower()
+        if name not in Settings.__struct_fields__ or word != word.upper():
+            raise ConfigError(f"unknown setting {variable} in the environment")
+        # Lists are written with commas in the environment.
+        values[name] = [item.strip() for item in text.split(",")] if name == "egress_networks" else text
+    return values

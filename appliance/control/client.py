@@ -1,0 +1,69 @@
+"""The command line's side: through the socket when the service runs, else on the stores directly."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Any
+
+import msgspec
+
+from appliance.config import Settings
+from appliance.control.address import socket_address
+from appliance.control.commands import Commands, Progress
+from appliance.control.errors import ControlError
+from appliance.control.stores import open_stores
+from appliance.jobs.handlers import job_handlers
+from appliance.jobs.runner import JobRunner
+
+
+def run_command(
+    settings: Settings, command: str, arguments: dict[str, Any], progress: Progress | None = None
+) -> Any:
+    """Run a writing command where it may write, and return its result.
+
+    Raises ControlError with the service's words, or the error of the room when run here.
+    """
+    progress = progress or (lambda _done, _total: None)
+    connection = _connect(settings)
+    if connection is None:
+        return _run_here(settings, command, arguments, progress)
+    with connection, connection.makefile("rb") as answers:
+        connection.sendall(msgspec.json.encode({"command": command, "arguments": arguments}) + b"\n")
+        for line in answers:
+            message = msgspec.json.decode(line)
+            if "error" in message:
+                raise ControlError(message["error"])
+            if "result" in message:
+                return message["result"]
+            progress(*message["progress"])
+    raise ControlError("the service closed the control socket before it answered")
+
+
+def _connect(settings: Settings) -> socket.socket | None:
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        with socket_address(settings.control_path) as address:
+            connection.connect(address)
+    except (FileNotFoundError, ConnectionRefusedError):
+        connection.close()
+        return None
+    except OSError as error:
+        connection.close()
+        raise ControlError(
+            f"cannot reach the service at {settings.control_path}: {error.strerror}"
+        ) from error
+    return connection
+
+
+def _run_here(settings: Settings, command: str, arguments: dict[str, Any], progress: Progress) -> Any:
+    async def run() -> Any:
+        with open_stores(settings) as stores:
+            jobs = JobRunner(stores.database, job_handlers(stores.packs))
+            jobs.start()
+            try:
+                return await Commands(stores, jobs).run(command, arguments, progress)
+            finally:
+                jobs.close()
+
+    return asyncio.run(run())

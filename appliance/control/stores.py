@@ -1,0 +1,73 @@
+"""The stores that the service, or a command without it, opens: under one exclusive lock."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from appliance.accounts.bootstrap import bootstrap
+from appliance.accounts.keys import Keyring
+from appliance.accounts.secret import derive, load_secret
+from appliance.config import Settings
+from appliance.control.errors import ControlError
+from appliance.packs.store import PackStore
+from appliance.storage.database import Database
+from appliance.storage.migrations import MIGRATIONS
+
+
+@dataclass(frozen=True)
+class Stores:
+    """What is written: accounts and jobs in the database, packs in their folder."""
+
+    settings: Settings
+    database: Database
+    keyring: Keyring
+    packs: PackStore
+    # The first administrator's key when this opening made it; shown once, kept nowhere.
+    first_key: str | None
+
+
+@contextmanager
+def open_stores(settings: Settings, *, first_boot: bool = False) -> Iterator[Stores]:
+    """Take the lock, open everything, close at the end; ``first_boot`` makes the first administrator if needed.
+
+    Raises ControlError when another process holds the lock, StorageError or AccountError otherwise.
+    """
+    make_directories(settings)
+    with exclusive_lock(settings.lock_path):
+        database = Database.open(settings.database_path, MIGRATIONS)
+        try:
+            keyring = Keyring(database, derive(load_secret(settings.secret_path), "api keys"))
+            first_key = bootstrap(database, keyring, settings.bootstrap_key_file) if first_boot else None
+            yield Stores(settings, database, keyring, PackStore(settings.packs_dir), first_key)
+        finally:
+            database.close()
+
+
+def make_directories(settings: Settings) -> None:
+    """Make the data directory, readable by its owner only. Raises ControlError when it cannot be made."""
+    try:
+        settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        settings.packs_dir.mkdir(exist_ok=True)
+    except OSError as error:
+        raise ControlError(f"cannot make the data directory {settings.data_dir}: {error.strerror}") from error
+
+
+@contextmanager
+def exclusive_lock(path: Path) -> Iterator[None]:
+    """Hold the store's lock; the kernel frees it when this process ends. Raises ControlError when taken."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ControlError(
+                f"another process uses {path.parent}: is the service running with another control socket?"
+            ) from None
+        yield
+    finally:
+        os.close(descriptor)

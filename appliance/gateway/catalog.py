@@ -1,0 +1,149 @@
+"""The models this box serves: every installed pack that has an engine, loaded in the background."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import time
+from typing import TypeVar
+
+from appliance.config import Settings
+from appliance.engines.cores import Cores
+from appliance.errors import ApplianceError
+from appliance.gateway.engines import SERVED_TASKS, Engine, load_engine
+from appliance.gateway.errors import ModelBrokenError, ModelLoadingError, ModelNotFoundError, WrongTaskError
+from appliance.packs.manifest import Manifest, Task
+from appliance.packs.store import PackStore
+
+log = logging.getLogger(__name__)
+
+E = TypeVar("E")
+
+LOADING_RETRY_SECONDS = 5
+BROKEN_RETRY_SECONDS = 60
+# What each task is good for, in the words of the refusal when it is asked for another.
+ABILITIES: dict[Task, str] = {
+    "chat": "chat completions",
+    "embedding": "embeddings",
+    "rerank": "reranking",
+    "transcription": "transcription",
+}
+
+
+class ServedModel:
+    """One pack and its engine: None while it loads; ``error`` says why it never will."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self.manifest = manifest
+        self.engine: Engine | None = None
+        self.error: str | None = None
+        self.loading: asyncio.Task[None] | None = None
+
+    @property
+    def settled(self) -> bool:
+        """Whether loading has ended, well or badly."""
+        return self.engine is not None or self.error is not None
+
+
+class Catalog:
+    """The served models by name. Used on the event loop only."""
+
+    def __init__(self, packs: PackStore, cores: Cores, settings: Settings) -> None:
+        self._packs = packs
+        self._cores = cores
+        self._settings = settings
+        self._models: dict[str, ServedModel] = {}
+        self._refreshing = asyncio.Lock()
+
+    async def refresh(self) -> None:
+        """Take in what is installed now: start loading new packs, close the engines of packs that left."""
+        async with self._refreshing:
+            installed = await asyncio.to_thread(self._packs.list)
+            manifests = {
+                pack.manifest.name: pack.manifest
+                for pack in installed
+                if pack.manifest is not None and pack.manifest.task in SERVED_TASKS
+            }
+            for name, model in list(self._models.items()):
+                if manifests.get(name) != model.manifest:
+                    del self._models[name]
+                    await self._unload(model)
+            for name in sorted(manifests):
+                if name not in self._models:
+                    model = self._models[name] = ServedModel(manifests[name])
+                    model.loading = asyncio.create_task(self._load(model), name=f"load {name}")
+
+    async def close(self) -> None:
+        """Stop every engine."""
+        models, self._models = list(self._models.values()), {}
+        for model in models:
+            await self._unload(model)
+
+    def find(self, name: str) -> ServedModel:
+        """Return the model of that name. Raises ModelNotFoundError."""
+        model = self._models.get(name)
+        if model is None:
+            raise ModelNotFoundError(name)
+        return model
+
+    def default(self, task: Task) -> ServedModel:
+        """Return the box's default model for a task: the first by name. Raises WrongTaskError without one."""
+        for name in sorted(self._models):
+            if self._models[name].manifest.task == task:
+                return self._models[name]
+        raise WrongTaskError(f"No model for {ABILITIES[task]} is installed.", param="model")
+
+    def engine(self, model: ServedModel, kind: type[E], task: Task) -> E:
+        """Return the model's engine, which must be of ``task``.
+
+        Raises WrongTaskError, or ModelLoadingError / ModelBrokenError (503) while there is none.
+        """
+        manifest = model.manifest
+        if manifest.task != task:
+            raise WrongTaskError(
+                f"The model `{manifest.name}` does not support {ABILITIES[task]}.", param="model"
+            )
+        if model.error is not None:
+            raise ModelBrokenError(
+                f"The model `{manifest.name}` could not be loaded; the log has the reason.",
+                retry_after=BROKEN_RETRY_SECONDS,
+            )
+        if not isinstance(model.engine, kind):
+            raise ModelLoadingError(
+                f"The model `{manifest.name}` is being loaded.", retry_after=LOADING_RETRY_SECONDS
+            )
+        return model.engine
+
+    def models(self) -> list[ServedModel]:
+        """Return the served models, by name."""
+        return [self._models[name] for name in sorted(self._models)]
+
+    def ready(self) -> bool:
+        """Whether every installed model has either loaded or failed, and at least none is pending."""
+        return all(model.settled for model in self._models.values())
+
+    async def _load(self, model: ServedModel) -> None:
+        manifest = model.manifest
+        started = time.monotonic()
+        try:
+            directory = self._packs.directory(manifest.name)
+            engine = await asyncio.to_thread(load_engine, directory, manifest, self._cores, self._settings)
+            start = getattr(engine, "start", None)
+            if start is not None:
+                await start()
+        except (ApplianceError, OSError, RuntimeError, ValueError) as error:
+            # The box goes on without this model; requests for it say so.
+            model.error = str(error)
+            log.exception("model %s could not be loaded", manifest.name)
+            return
+        model.engine = engine
+        log.info("model %s loaded in %.2f s", manifest.name, time.monotonic() - started)
+
+    async def _unload(self, model: ServedModel) -> None:
+        if model.loading is not None:
+            await asyncio.wait([model.loading])
+        if model.engine is not None:
+            closing = await asyncio.to_thread(model.engine.close)
+            if inspect.isawaitable(closing):
+                await closing

@@ -1,0 +1,102 @@
+"""The only way out: one HTTP client that reaches what the configuration allows, and nothing else.
+
+A name is resolved once, every address it has must be allowed, and the connection goes to the
+address that was checked. Redirects are not followed; proxies of the environment are not used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import Iterable
+
+import httpcore
+import httpx
+
+from appliance.errors import ApplianceError
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+CONNECT_SECONDS = 10.0
+READ_SECONDS = 300.0
+
+
+class EgressError(ApplianceError):
+    """The egress policy forbids this call."""
+
+    status = 403
+    type = "permission_error"
+
+
+class EgressPolicy:
+    """Which addresses may be reached: those in ``networks``, never link-local or unspecified ones."""
+
+    def __init__(self, networks: Iterable[str]) -> None:
+        self.networks: tuple[Network, ...] = tuple(ipaddress.ip_network(network) for network in networks)
+
+    def allows(self, address: Address) -> bool:
+        """Tell whether an address may be connected to."""
+        mapped = getattr(address, "ipv4_mapped", None)
+        address = mapped or address
+        if address.is_link_local or address.is_multicast or address.is_unspecified:
+            return False  # link-local holds the metadata services of clouds
+        return any(address.version == net.version and address in net for net in self.networks)
+
+    async def resolve(self, host: str, port: int) -> str:
+        """Return the address to connect to. Raises EgressError when any address of the host is refused."""
+        try:
+            found = [ipaddress.ip_address(host.strip("[]"))]
+        except ValueError:
+            if not self.networks:
+                raise EgressError(
+                    f"Calls to {host} are not allowed: no egress network is configured."
+                ) from None
+            loop = asyncio.get_running_loop()
+            try:
+                answers = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            except socket.gaierror as error:
+                raise EgressError(f"{host} cannot be resolved: {error.strerror}", status=503) from error
+            found = [ipaddress.ip_address(answer[4][0]) for answer in answers]
+        for address in found:
+            if not self.allows(address):
+                raise EgressError(f"Calls to {host} ({address}) are not allowed by the egress policy.")
+        return str(found[0])
+
+
+class _CheckedBackend(httpcore.AnyIOBackend):
+    """Connects by way of the policy; TLS still verifies the host name that was asked for."""
+
+    def __init__(self, policy: EgressPolicy) -> None:
+        super().__init__()
+        self._policy = policy
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        """Connect to the checked address of ``host``. Raises EgressError."""
+        address = await self._policy.resolve(host, port)
+        return await super().connect_tcp(address, port, timeout, local_address, socket_options)
+
+
+def egress_client(policy: EgressPolicy) -> httpx.AsyncClient:
+    """Make the client for every outbound call of the service; close it at shutdown."""
+    transport = httpx.AsyncHTTPTransport(trust_env=False)
+    pool = httpcore.AsyncConnectionPool(
+        ssl_context=httpx.create_ssl_context(trust_env=False),
+        max_connections=100,
+        network_backend=_CheckedBackend(policy),
+    )
+    transport._pool = pool  # noqa: SLF001 - httpx has no public way to pass a network backend
+    return httpx.AsyncClient(
+        transport=transport,
+        follow_redirects=False,
+        trust_env=False,
+        timeout=httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS),
+    )
