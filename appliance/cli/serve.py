@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
 LOG_FORMAT = "%(levelname)s %(name)s: %(message)s"
 BACKLOG = 1024
+EXAMPLE_BODY = (
+    '{"model": "smollm2-135m-instruct", "messages": '
+    '[{"role": "user", "content": "What is the capital of France?"}]}'
+)
 KEEP_ALIVE_SECONDS = 65
 DRAIN_SECONDS = 10
 
@@ -105,8 +109,7 @@ def welcome(settings: Settings, first_key: str | None) -> str:
     lines += [
         f"  curl {url}/v1/chat/completions \\",
         f'    -H "Authorization: Bearer {first_key or "$APPLIANCE_KEY"}" -H "Content-Type: application/json" \\',
-        '    -d \'{"model": "smollm2-135m-instruct", "messages": '
-        '[{"role": "user", "content": "What is the capital of France?"}]}\'',
+        f"    -d '{EXAMPLE_BODY}'",
         "",
     ]
     if first_key is None:

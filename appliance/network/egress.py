@@ -34,7 +34,11 @@ class EgressPolicy:
     """Which addresses may be reached: those in ``networks``, never link-local or unspecified ones."""
 
     def __init__(self, networks: Iterable[str]) -> None:
-        self.networks: tuple[Network, ...] = tuple(ipaddress.ip_network(network) for network in networks)
+        """Take networks as CIDR text. Raises EgressError for a text that is none."""
+        try:
+            self.networks: tuple[Network, ...] = tuple(ipaddress.ip_network(network) for network in networks)
+        except ValueError as error:
+            raise EgressError(f"egress_networks: {error}", status=500) from error
 
     def allows(self, address: Address) -> bool:
         """Tell whether an address may be connected to."""

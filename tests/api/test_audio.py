@@ -1,0 +1,169 @@
+"""Transcription of a recording with known words."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from openai import OpenAI
+
+from tests.samples.speech import JFK_WORDS, jfk_wav
+from tests.service import CHAT, SPEECH, Service
+
+
+@pytest.fixture(scope="session")
+def jfk() -> Path:
+    return jfk_wav()
+
+
+def transcribe(service: Service, audio: bytes, **fields: Any) -> httpx.Response:
+    files: list[tuple[str, Any]] = [("file", ("speech.wav", audio, "audio/wav"))]
+    form: dict[str, Any] = {"model": SPEECH, **fields}
+    with service.http as http:
+        return http.post("/v1/audio/transcriptions", data=form, files=files)
+
+
+def words(text: str) -> list[str]:
+    return re.findall(r"[a-z']+", text.lower())
+
+
+def test_the_official_client_reads_a_spoken_sentence(client: OpenAI, jfk: Path) -> None:
+    with jfk.open("rb") as file:
+        answer = client.audio.transcriptions.create(model=SPEECH, file=file)
+
+    assert words(answer.text) == JFK_WORDS
+
+
+def test_verbose_json_has_segments_words_and_the_models_own_figures(client: OpenAI, jfk: Path) -> None:
+    with jfk.open("rb") as file:
+        answer = client.audio.transcriptions.create(
+            model=SPEECH,
+            file=file,
+            response_format="verbose_json",
+            timestamp_granularities=["word", "segment"],
+        )
+
+    assert answer.language == "en"
+    assert 10.5 < answer.duration < 11.5
+    assert answer.segments
+    previous = 0.0
+    for segment in answer.segments:
+        assert previous <= segment.start <= segment.end <= answer.duration
+        assert segment.avg_logprob < 0
+        assert 0 < segment.no_speech_prob < 1
+        assert segment.compression_ratio > 0
+        assert segment.tokens
+        previous = segment.end
+    assert words(" ".join(segment.text for segment in answer.segments)) == JFK_WORDS
+    assert answer.words
+    assert [words(word.word)[0] for word in answer.words] == JFK_WORDS
+
+
+def test_every_response_format(service: Service, jfk: Path) -> None:
+    audio = jfk.read_bytes()
+    plain = transcribe(service, audio, response_format="text")
+    srt = transcribe(service, audio, response_format="srt")
+    vtt = transcribe(service, audio, response_format="vtt")
+    body = transcribe(service, audio, response_format="json").json()
+
+    assert plain.headers["content-type"].startswith("text/plain")
+    assert words(plain.text) == JFK_WORDS
+    assert plain.text.endswith("\n")
+    assert re.match(r"1\n00:00:00,\d{3} --> 00:00:\d\d,\d{3}\n", srt.text)
+    assert vtt.text.startswith("WEBVTT\n")
+    assert words(body["text"]) == JFK_WORDS
+    assert body["task"] == "transcribe"
+    assert body["usage"]["seconds"] == 11
+    assert body["id"]
+    assert not body["segments"][0]["text"].startswith(" ")
+
+
+def test_a_stream_adds_up_to_the_text(client: OpenAI, jfk: Path) -> None:
+    deltas, done = [], None
+    with jfk.open("rb") as file:
+        for event in client.audio.transcriptions.create(model=SPEECH, file=file, stream=True):
+            if event.type == "transcript.text.delta":
+                deltas.append(event.delta)
+            elif event.type == "transcript.text.done":
+                done = event.text
+
+    assert done is not None
+    assert "".join(deltas).strip() == done
+    assert words(done) == JFK_WORDS
+
+
+@pytest.mark.parametrize(
+    "fields", [{"language": "en"}, {"language": "English"}, {"prompt": "A speech."}, {"temperature": "0.2"}]
+)
+def test_hints_are_taken(service: Service, jfk: Path, fields: dict[str, str]) -> None:
+    response = transcribe(service, jfk.read_bytes(), **fields)
+
+    assert response.status_code == 200, response.text
+    assert "country" in response.json()["text"]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"language": "klingon"},
+        {"temperature": "1.5"},
+        {"temperature": "nan"},
+        {"response_format": "docx"},
+        {"timestamp_granularities[]": "letter"},
+        {"stream": "perhaps"},
+        {"model": CHAT},
+        {"model": ""},
+    ],
+)
+def test_a_wrong_field_is_a_400(service: Service, jfk: Path, fields: dict[str, str]) -> None:
+    response = transcribe(service, jfk.read_bytes(), **fields)
+
+    assert response.status_code == 400, response.text
+    assert response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("audio", [b"", b"not audio at all" * 100, b"RIFF\xff\xff\xff\xffWAVEfmt "])
+@pytest.mark.parametrize("stream", ["false", "true"])
+def test_what_is_no_audio_is_a_400_also_for_a_stream(service: Service, audio: bytes, stream: str) -> None:
+    response = transcribe(service, audio, stream=stream)
+
+    assert response.status_code == 400, response.text
+    assert response.headers["content-type"].startswith("application/json")
+
+
+def test_a_form_that_is_none_is_a_400(service: Service) -> None:
+    with service.http as http:
+        for content, kind in (
+            (b"{}", "application/json"),
+            (b"garbage", "multipart/form-data"),
+            (b"garbage", "multipart/form-data; boundary=x"),
+            (
+                b"--x\r\nContent-Disposition: form-data; name=file\r\n\r\nabc\r\n--x--\r\n",
+                "multipart/form-data; boundary=x",
+            ),
+        ):
+            response = http.post("/v1/audio/transcriptions", content=content, headers={"Content-Type": kind})
+            assert response.status_code == 400, (content, kind, response.text)
+
+
+def test_an_upload_leaves_nothing_in_the_spool(service: Service, jfk: Path) -> None:
+    padded = io.BytesIO(jfk.read_bytes() + b"\0" * (3 << 20))
+    assert transcribe(service, padded.getvalue()).status_code == 200
+
+    assert list((service.data_dir / "spool").iterdir()) == []
+
+
+def test_an_upload_over_the_limit_is_413(service: Service) -> None:
+    with service.http as http:
+        response = http.post(
+            "/v1/audio/transcriptions",
+            headers={"Content-Type": "multipart/form-data; boundary=x", "Content-Length": str(2 << 30)},
+            content=iter([b"--x\r\n"]),
+        )
+    assert response.status_code == 413
+    assert json.loads(response.text)["error"]["message"]

@@ -1,0 +1,67 @@
+"""Every route but the public ones wants a key, in any of the header forms."""
+
+from __future__ import annotations
+
+import httpx
+import openai
+import pytest
+from openai import OpenAI
+
+from tests.service import KEY, Service
+
+PUBLIC = ["/health", "/healthcheck", "/health/ready", "/version", "/openapi.json", "/docs"]
+
+
+@pytest.mark.parametrize("path", PUBLIC)
+def test_public_routes_answer_without_a_key(service: Service, path: str) -> None:
+    assert httpx.get(service.base_url + path).status_code == 200
+
+
+def test_every_other_route_answers_401_without_a_key(service: Service) -> None:
+    document = httpx.get(f"{service.base_url}/openapi.json").json()
+    checked = []
+    for path, operations in document["paths"].items():
+        for method in operations:
+            if path in PUBLIC:
+                continue
+            url = service.base_url + path.replace("{model_id}", "x")
+            for headers in ({}, {"Authorization": "Bearer wrong"}, {"X-API-Key": "wrong"}):
+                response = httpx.request(method, url, headers=headers)
+                assert response.status_code == 401, (method, path, headers)
+                body = response.json()
+                assert body["error"]["code"] == "invalid_api_key"
+                assert body["error"]["type"] == "authentication_error"
+                assert body["detail"] == body["error"]["message"]
+                assert response.headers["www-authenticate"] == "Bearer"
+            checked.append(path)
+    assert len(checked) >= 8
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Authorization": f"Bearer {KEY}"},
+        {"Authorization": f"bearer {KEY}"},
+        {"Authorization": KEY},
+        {"X-API-Key": KEY},
+        {"unstructured-api-key": KEY},
+        {"Authorization": f"Bearer cmp_{KEY}"},
+        {"X-API-Key": f"cmp_{KEY}"},
+    ],
+)
+def test_a_key_is_taken_in_every_header_form(service: Service, headers: dict[str, str]) -> None:
+    assert httpx.get(f"{service.base_url}/v1/models", headers=headers).status_code == 200
+
+
+def test_the_official_client_sees_an_authentication_error(service: Service) -> None:
+    stranger = OpenAI(base_url=f"{service.base_url}/v1", api_key="sk-wrong", max_retries=0)
+
+    with pytest.raises(openai.AuthenticationError) as caught:
+        stranger.models.list()
+    assert caught.value.code == "invalid_api_key"
+
+
+def test_a_bad_body_without_a_key_says_nothing_of_the_body(service: Service) -> None:
+    response = httpx.post(f"{service.base_url}/v1/chat/completions", content=b"{not json")
+
+    assert response.status_code == 401

@@ -1,0 +1,117 @@
+"""Bad input gives the contract's status, never a 500 or a hang, and leaves the service well."""
+
+from __future__ import annotations
+
+import json
+import socket
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.service import CHAT, EMBEDDING, Service
+
+ROUTES = ["/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/rerank"]
+
+
+@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"null",
+        b"[]",
+        b'"text"',
+        b"\xff\xfe",
+        b"[" * 200_000,
+        b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
+        b'{"model": NaN}',
+        b'{"model": "\\ud800"}',
+        b'{"model": 1e999}',
+        b'{"model": ' + b"9" * 5000 + b"}",
+        json.dumps({"model": "x" * 1_000_000}).encode(),
+    ],
+)
+def test_what_is_no_request_is_refused(service: Service, route: str, body: bytes) -> None:
+    with service.http as http:
+        response = http.post(route, content=body)
+
+    assert response.status_code in (400, 404, 422), response.text[:200]
+    assert response.json()["error"]["message"]
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+FIELDS = st.sampled_from(
+    ["messages", "prompt", "input", "temperature", "top_p", "top_k", "seed", "stop", "max_tokens", "stream",
+     "stream_options", "n", "tools", "tool_choice", "logit_bias", "response_format", "dimensions", "documents", "query",
+     "encoding_format", "user", "model"]
+)  # fmt: skip
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(fields=st.dictionaries(FIELDS, JSON, max_size=4), route=st.sampled_from(ROUTES))
+def test_no_field_value_makes_a_server_error(service: Service, fields: dict[str, Any], route: str) -> None:
+    body = {
+        "model": EMBEDDING if route.endswith("embeddings") else CHAT,
+        "messages": [{"role": "user", "content": "hi"}],
+        "prompt": "hi",
+        "input": "hi",
+        "max_tokens": 1,
+    }
+    if route.endswith("rerank"):
+        body = {"query": "a", "documents": ["b"]}
+    fields.pop("max_tokens", None) if not isinstance(fields.get("max_tokens"), str) else None
+    with service.http as http:
+        response = http.post(route, json=body | fields)
+
+    assert response.status_code < 500, (fields, response.text)
+
+
+def test_a_body_over_the_limit_is_413(service: Service) -> None:
+    with service.http as http:
+        response = http.post("/v1/embeddings", content=b" " * (65 << 20))
+
+    assert response.status_code == 413
+    assert response.json()["error"]["message"]
+
+
+def test_a_large_but_allowed_body_does_not_stall_others(service: Service) -> None:
+    ids = list(range(1000)) * 1500
+    with service.http as http:
+        response = http.post("/v1/completions", json={"model": CHAT, "prompt": ids, "max_tokens": 1})
+
+    assert response.status_code == 400
+    assert "maximum context length" in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Length: -5\r\n\r\n",
+        b"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nabcde",
+        b"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"\x00\x01\x02\x03" * 100,
+        b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+    ],
+)
+def test_broken_http_does_not_hurt_the_service(service: Service, raw: bytes) -> None:
+    host, port = service.base_url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(raw)
+        connection.shutdown(socket.SHUT_WR)
+        while connection.recv(65536):
+            pass
+
+    assert httpx.get(f"{service.base_url}/health").status_code == 200

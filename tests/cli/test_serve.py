@@ -1,0 +1,83 @@
+"""The first start prints a key once; later starts do not; a busy port and bad settings are said in words."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+
+from tests.service import Service, clean_environment, running_service, wait_until_ready
+
+
+def test_the_first_boot_shows_url_key_and_a_call_and_the_second_no_key(tmp_path: Path) -> None:
+    data_dir = tmp_path / "data"
+    with running_service(data_dir, key=None) as service:
+        shown = service.log.read_text()
+        key = re.search(r"shown only this once\): (sk-[A-Za-z0-9]{43})", shown)
+        assert key is not None
+        assert service.base_url in shown
+        assert "curl" in shown
+        assert httpx.get(f"{service.base_url}/v1/models", headers={"X-API-Key": key[1]}).status_code == 200
+    service.log.write_text("")
+    with running_service(data_dir, key=None) as service:
+        shown = service.log.read_text()
+        assert "sk-" not in shown
+        assert "appliance key create" in shown
+        assert httpx.get(f"{service.base_url}/v1/models", headers={"X-API-Key": key[1]}).status_code == 200
+
+
+def test_a_key_file_is_taken_and_never_printed(tmp_path: Path) -> None:
+    with running_service(tmp_path / "data", key="from-a-file-0123456789") as service:
+        assert "from-a-file" not in service.log.read_text()
+        headers = {"Authorization": "Bearer from-a-file-0123456789"}
+        assert httpx.get(f"{service.base_url}/v1/models", headers=headers).status_code == 200
+
+
+def test_without_packs_the_box_serves_and_says_what_is_missing(tmp_path: Path) -> None:
+    with running_service(tmp_path / "data") as service, service.http as http:
+        assert http.get("/v1/models").json()["data"] == []
+        assert http.post("/v1/rerank", json={"query": "a", "documents": ["b"]}).status_code == 400
+        body = {"model": "x", "messages": []}
+        assert http.post("/v1/chat/completions", json=body).status_code == 404
+
+
+def test_a_busy_port_is_said_in_words(service: Service, tmp_path: Path) -> None:
+    port = service.base_url.rsplit(":", 1)[1]
+    result = subprocess.run(
+        [sys.executable, "-m", "appliance", "--data-dir", str(tmp_path / "data"), "serve", "--port", port],
+        capture_output=True,
+        text=True,
+        env=clean_environment(),
+        timeout=60,
+    )
+    assert result.returncode == 1
+    assert "Is the service running already?" in result.stderr
+    assert "Traceback" not in result.stderr
+    # Nothing was made: the port comes first.
+    assert not (tmp_path / "data" / "appliance.db").exists()
+
+
+def test_an_unknown_setting_stops_the_start_with_one_line(tmp_path: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "appliance", "--data-dir", str(tmp_path), "serve"],
+        capture_output=True,
+        text=True,
+        env=clean_environment(APPLIANCE_PROT="1"),
+        timeout=60,
+    )
+    assert result.returncode == 1
+    assert result.stderr == "appliance: unknown setting APPLIANCE_PROT in the environment\n"
+
+
+def test_kill_9_and_start_again(tmp_path: Path) -> None:
+    data_dir = tmp_path / "data"
+    with running_service(data_dir) as service:
+        service.process.kill()
+        service.process.wait()
+    with running_service(data_dir) as service:
+        wait_until_ready(service)
+        headers = {"X-API-Key": service.key}
+        assert httpx.get(f"{service.base_url}/v1/models", headers=headers).status_code == 200

@@ -1,0 +1,107 @@
+"""Commands that write: through the socket while the service runs, on the stores when it does not; never both."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from appliance.control.address import socket_address
+from appliance.control.errors import ControlError
+from appliance.control.stores import exclusive_lock
+from tests.service import Service, clean_environment
+
+
+def appliance(data_dir: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "appliance", "--data-dir", str(data_dir), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=clean_environment(), timeout=60)
+
+
+def status_with(service: Service, key: str) -> int:
+    return httpx.get(f"{service.base_url}/v1/models", headers={"X-API-Key": key}).status_code
+
+
+def test_a_key_made_while_the_service_runs_works_at_once_and_dies_at_once(service: Service) -> None:
+    made = appliance(service.data_dir, "key", "create", "--name", "laptop", "--days", "2")
+    key = made.stdout.strip()
+
+    assert made.returncode == 0, made.stderr
+    assert status_with(service, key) == 200
+    listed = json.loads(appliance(service.data_dir, "key", "list", "--json").stdout)
+    record = next(item for item in listed if item["name"] == "laptop")
+    assert record["expires_at"] is not None
+    assert key not in json.dumps(listed)
+    assert appliance(service.data_dir, "key", "revoke", str(record["id"])).returncode == 0
+    assert status_with(service, key) == 401
+
+
+def test_refusals_are_one_plain_line(service: Service) -> None:
+    refused = appliance(service.data_dir, "key", "revoke", "99999")
+
+    assert refused.returncode == 1
+    assert refused.stderr == "appliance: no key 99999\n"
+
+
+def test_before_the_first_boot_there_is_nobody_to_make_a_key_for(tmp_path: Path) -> None:
+    refused = appliance(tmp_path / "data", "key", "create", "--name", "x")
+
+    assert refused.returncode == 1
+    assert "start the service once" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    "line", [b"\n", b"{}\n", b'{"command": "rm"}\n', b"[" * 5000 + b"\n", b"x" * (2 << 20), b""]
+)
+def test_a_broken_line_on_the_socket_gets_an_error_and_hurts_nobody(service: Service, line: bytes) -> None:
+    connection = socket.socket(socket.AF_UNIX)
+    connection.settimeout(10)
+    with connection, socket_address(service.data_dir / "control.sock") as address:
+        connection.connect(address)
+        try:
+            connection.sendall(line)
+            connection.shutdown(socket.SHUT_WR)
+        except BrokenPipeError:
+            pass
+        try:
+            answer = connection.recv(4096)
+        except ConnectionResetError:
+            answer = b'{"error": "closed"}'
+    assert b"error" in answer
+    assert httpx.get(f"{service.base_url}/health").status_code == 200
+
+
+def test_the_socket_is_the_owners_only(service: Service) -> None:
+    assert (service.data_dir / "control.sock").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_second_service_on_the_same_data_is_refused(service: Service) -> None:
+    refused = subprocess.run(
+        [sys.executable, "-m", "appliance", "--data-dir", str(service.data_dir), "serve", "--port", "1"],
+        capture_output=True,
+        text=True,
+        env=clean_environment(),
+        timeout=60,
+    )
+    assert refused.returncode == 1
+    with pytest.raises(ControlError), exclusive_lock(service.data_dir / "appliance.lock"):
+        pass
+
+
+def test_a_long_path_still_gives_a_usable_address(tmp_path: Path) -> None:
+    deep = tmp_path / ("d" * 100) / ("e" * 100)
+    deep.mkdir(parents=True)
+    path = deep / "control.sock"
+    server, client = socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX)
+    with server, client:
+        with socket_address(path) as address:
+            server.bind(address)
+        server.listen()
+        with socket_address(path) as address:
+            client.connect(address)
+    assert os.path.lexists(path)

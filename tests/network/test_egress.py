@@ -1,0 +1,130 @@
+"""The way out: only to allowed networks, never by a second look-up, never after a redirect."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from appliance.network.download import DownloadCancelledError, download
+from appliance.network.egress import EgressError, EgressPolicy, egress_client
+
+CONTENT = bytes(range(256)) * 20_000
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        if self.path == "/redirect":
+            self.send_response(302)
+            self.send_header("Location", "/file")
+            self.end_headers()
+            return
+        self.send_response(200)
+        length = len(CONTENT) + (10 if self.path == "/short" else 0)
+        self.send_header("Content-Length", str(length))
+        self.end_headers()
+        self.wfile.write(CONTENT)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture(scope="module")
+def port() -> Iterator[int]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_port
+        server.shutdown()
+
+
+LOOPBACK = EgressPolicy(["127.0.0.0/8"])
+
+
+def nothing(_done: int, _total: int) -> None:
+    """Take progress and drop it."""
+
+
+def never() -> bool:
+    return False
+
+
+@pytest.mark.parametrize(
+    ("networks", "address", "allowed"),
+    [
+        ([], "10.0.0.1", False),
+        (["10.0.0.0/8"], "10.0.0.1", True),
+        (["10.0.0.0/8"], "11.0.0.1", False),
+        (["10.0.0.0/8"], "::ffff:10.0.0.1", True),
+        (["10.0.0.0/8"], "::ffff:169.254.169.254", False),
+        (["0.0.0.0/0"], "169.254.169.254", False),
+        (["0.0.0.0/0"], "0.0.0.0", False),
+        (["0.0.0.0/0", "::/0"], "fe80::1", False),
+        (["fd00::/8"], "fd00::1", True),
+    ],
+)
+def test_only_listed_networks_and_never_link_local(networks: list[str], address: str, allowed: bool) -> None:
+    assert EgressPolicy(networks).allows(ipaddress.ip_address(address)) is allowed
+
+
+def test_a_network_that_is_none_is_refused() -> None:
+    with pytest.raises(EgressError, match="egress_networks"):
+        EgressPolicy(["10.0.0.0/33"])
+
+
+async def test_without_networks_not_even_a_name_is_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    def look_up(*_: Any, **__: Any) -> Any:
+        raise AssertionError("a name was looked up")
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    async with egress_client(EgressPolicy([])) as client:
+        with pytest.raises(EgressError, match="no egress network"):
+            await client.get("http://files.example/")
+
+
+async def test_the_checked_address_is_the_one_connected_to(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = iter([[(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]])
+    # A second look-up would raise StopIteration: an attacker's server would answer it differently.
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: next(answers))
+    async with egress_client(LOOPBACK) as client:
+        response = await client.get(f"http://files.example:{port}/file")
+
+    assert response.content == CONTENT
+
+
+def test_a_host_with_one_forbidden_address_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    answers = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (a, 80)) for a in ("127.0.0.1", "169.254.169.254")]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answers)
+
+    with pytest.raises(EgressError, match=r"169\.254"):
+        download(LOOPBACK, "http://files.example/", tmp_path / "f", nothing, never)
+
+
+def test_a_file_is_fetched_with_progress(port: int, tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    download(
+        LOOPBACK, f"http://127.0.0.1:{port}/file", tmp_path / "f", lambda d, t: seen.append((d, t)), never
+    )
+
+    assert (tmp_path / "f").read_bytes() == CONTENT
+    assert seen[-1] == (len(CONTENT), len(CONTENT))
+
+
+@pytest.mark.parametrize("path", ["redirect", "short"])
+def test_redirects_and_short_answers_are_refused(port: int, tmp_path: Path, path: str) -> None:
+    with pytest.raises(EgressError):
+        download(LOOPBACK, f"http://127.0.0.1:{port}/{path}", tmp_path / "f", nothing, never)
+
+
+def test_a_download_can_be_cancelled(port: int, tmp_path: Path) -> None:
+    with pytest.raises(DownloadCancelledError):
+        download(LOOPBACK, f"http://127.0.0.1:{port}/file", tmp_path / "f", nothing, lambda: True)
