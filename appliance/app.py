@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -41,7 +42,7 @@ def build_app(stores: Stores) -> ASGIApp:
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
         sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
         catalog = Catalog(stores.packs, Cores(settings.threads), settings)
-        jobs = JobRunner(stores.database, job_handlers(stores.packs))
+        jobs = JobRunner(stores.database, job_handlers(stores.packs, settings))
         control = ControlServer(settings.control_path, Commands(stores, jobs, catalog.refresh))
         metrics.watch(catalog)
         app.state.catalog = catalog
@@ -53,7 +54,7 @@ def build_app(stores: Stores) -> ASGIApp:
             yield
         finally:
             await control.close()
-            jobs.close()
+            await asyncio.to_thread(jobs.close)
             await catalog.close()
 
     app = Litestar.from_config(

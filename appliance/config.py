@@ -126,7 +126,7 @@ def load_settings(
 
 
 def _path(kind: type, value: Any) -> Any:
-    if kind is Path and isinstance(value, str):
+    if kind is Path and isinstance(value, str | Path):
         return Path(value)
     raise TypeError(f"expected a {kind.__name__}")
 

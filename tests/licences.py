@@ -29,10 +29,10 @@ def licence_of(name: str) -> str:
     """Return what a package says of its licence: the expression, the field, or the classifiers."""
     if name in READ_BY_HAND:
         return READ_BY_HAND[name]
-    metadata = distribution(name).metadata
-    classifiers = [c.split(" :: ")[-1] for c in metadata.get_all("Classifier", []) if c.startswith("License")]
-    field = (metadata.get("License") or "").strip().splitlines()[:1]
-    return metadata.get("License-Expression") or " ".join(classifiers) or " ".join(field)
+    metadata = distribution(name).metadata.json
+    classifiers = [c.split(" :: ")[-1] for c in metadata.get("classifier", []) if c.startswith("License")]
+    field = str(metadata.get("license", "")).strip().splitlines()[:1]
+    return str(metadata.get("license_expression") or " ".join(classifiers) or " ".join(field))
 
 
 def locked_names(lock: Path) -> list[str]:

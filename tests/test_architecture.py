@@ -12,7 +12,8 @@ ROOT = Path(__file__).parent.parent / "appliance"
 
 # Each room may import from itself and from the rooms of the lines below it.
 LAYERS = (
-    {"cli", "__main__"},
+    {"__main__"},
+    {"cli"},
     {"app"},
     {"api"},
     {"control"},
@@ -20,7 +21,7 @@ LAYERS = (
     {"jobs", "doctor"},
     {"accounts", "engines"},
     {"packs"},
-    {"workers", "storage"},
+    {"workers", "storage", "network"},
     {"config"},
     {"errors", "__init__"},
 )

@@ -13,7 +13,7 @@ from litestar.openapi import OpenAPIConfig
 from litestar.openapi.spec import Components, SecurityScheme
 
 from appliance import __version__
-from appliance.api.operations import body_schemas, describe_bodies
+from appliance.api.operations import describe_bodies
 
 # What the page needs of the bundle; its own start page would load a sample from the internet.
 ASSETS = {
@@ -57,7 +57,6 @@ def openapi_config() -> OpenAPIConfig:
         version=__version__,
         description="Chat, completions, embeddings, reranking and transcription, on this box.",
         components=Components(
-            schemas=body_schemas(),
             security_schemes={"key": SecurityScheme(type="http", scheme="bearer")},
         ),
         security=[{"key": []}],

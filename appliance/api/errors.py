@@ -49,15 +49,19 @@ def dialect_of(request: Request[Any, Any, Any]) -> Dialect:
 
 
 def error_response(request: Request[Any, Any, Any], error: ApplianceError) -> Response[bytes]:
-    """Answer with an error of ours, in the mount's shape."""
+    """Answer with an error of ours, in the mount's shape; an internal one goes to the log too."""
+    if error.status >= 500 and error.status != 503:
+        log.error("%s %s failed: %s", request.method, request.url.path, error, exc_info=error)
+    return _shaped(request, error)
+
+
+def _shaped(request: Request[Any, Any, Any], error: ApplianceError) -> Response[bytes]:
     detail = error.errors if isinstance(error, UnprocessableError) else None
     headers = {}
     if error.retry_after is not None:
         headers["Retry-After"] = str(error.retry_after)
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    if error.status >= 500 and error.status != 503:
-        log.error("request failed: %s", error, exc_info=error)
     return Response(
         msgspec.json.encode(dialect_of(request).error_body(error, detail)),
         status_code=error.status,
@@ -72,7 +76,7 @@ def http_error_response(request: Request[Any, Any, Any], error: HTTPException) -
     if error.status_code >= 500:
         return internal_error_response(request, error)
     shown = ApplianceError(text, status=error.status_code, type=kind)
-    response = error_response(request, shown)
+    response = _shaped(request, shown)
     response.headers.update(error.headers or {})
     return response
 
@@ -80,4 +84,4 @@ def http_error_response(request: Request[Any, Any, Any], error: HTTPException) -
 def internal_error_response(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     """Answer 500 with a bland text; the cause goes to the log."""
     log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    return error_response(request, ApplianceError("The server had an error while processing your request."))
+    return _shaped(request, ApplianceError("The server had an error while processing your request."))

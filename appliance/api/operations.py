@@ -31,6 +31,7 @@ def body_schemas() -> dict[str, Any]:
 
 def describe_bodies(document: dict[str, Any]) -> dict[str, Any]:
     """Add the request bodies to an OpenAPI document, by operation id, and return it."""
+    document["components"].setdefault("schemas", {}).update(body_schemas())
     for path in document["paths"].values():
         for operation in path.values():
             name = operation.get("operationId") if isinstance(operation, dict) else None

@@ -12,7 +12,7 @@ from appliance.api.documentation import (
     documentation_start,
     openapi_document,
 )
-from appliance.api.monitoring.health import health, ready, version
+from appliance.api.monitoring.health import health, healthcheck, ready, version
 from appliance.api.monitoring.metrics import metrics
 from appliance.api.openai.audio import transcriptions
 from appliance.api.openai.chat import chat_completions
@@ -25,6 +25,7 @@ from appliance.config import Settings
 # Open to all; everything else needs a key (authentication.require_key).
 PUBLIC: list[ControllerRouterHandler] = [
     health,
+    healthcheck,
     ready,
     version,
     openapi_document,

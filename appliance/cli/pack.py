@@ -64,7 +64,7 @@ def show(ctx: click.Context, name: str, as_json: bool) -> None:
         _print_json({**msgspec.to_builtins(pack.manifest), "directory": str(pack.directory)})
         return
     for title, text in _description(pack.manifest, pack.directory):
-        click.echo(f"{title + ':' if title else '':<14} {printable(text)}")
+        click.echo(f"{title + ':':<14} {printable(text)}")
 
 
 @command.command("verify")
@@ -93,14 +93,20 @@ def verify(ctx: click.Context, packs: tuple[str, ...], as_json: bool) -> None:
 
 
 @command.command("install")
-@click.argument("source", type=click.Path(exists=True, path_type=Path))
+@click.argument("source", metavar="FILE|DIR|URL")
 @json_option
 @click.pass_context
-def install(ctx: click.Context, source: Path, as_json: bool) -> None:
-    """Check and install an archive (NAME.tar.zst) or an unpacked pack; an older version is replaced."""
-    # The service may have another working directory.
-    arguments = {"source": str(source.absolute())}
-    with progress_bar(f"Installing {source.name}", quiet=as_json) as progress:
+def install(ctx: click.Context, source: str, as_json: bool) -> None:
+    """Check and install an archive (NAME.tar.zst) or an unpacked pack; an older version is replaced.
+
+    A URL is fetched by the box itself, and only from networks that the setting egress_networks allows.
+    """
+    if not source.startswith(("http://", "https://")):
+        if not Path(source).exists():
+            raise PackError(f"there is no {source}")
+        source = str(Path(source).absolute())  # the service may have another working directory
+    arguments = {"source": source}
+    with progress_bar(f"Installing {source.rsplit('/', 1)[-1]}", quiet=as_json) as progress:
         installed = run_command(settings_of(ctx), "pack.install", arguments, progress)
     if as_json:
         _print_json(installed)
@@ -164,10 +170,13 @@ def progress_bar(label: str, *, quiet: bool) -> Iterator[Progress]:
         nonlocal bar
         if quiet or total <= 0:
             return
+        if bar is not None and done < bar.pos:  # the next piece of work begins
+            bar.__exit__(None, None, None)
+            bar = None
         if bar is None:
             bar = click.progressbar(length=total, label=label, file=sys.stderr, show_pos=False)
             bar.__enter__()
-        bar.update(max(0, done - bar.pos))
+        bar.update(done - bar.pos)
 
     try:
         yield progress

@@ -22,7 +22,7 @@ LOG_FORMAT = "%(levelname)s %(name)s: %(message)s"
 BACKLOG = 1024
 EXAMPLE_BODY = (
     '{"model": "smollm2-135m-instruct", "messages": '
-    '[{"role": "user", "content": "What is the capital of France?"}]}'
+    '[{"role": "user", "content": "Why is the sky blue?"}]}'
 )
 KEEP_ALIVE_SECONDS = 65
 DRAIN_SECONDS = 10

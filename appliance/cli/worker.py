@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import importlib
 
-# Module and function of each kind, imported only in its own process, after nothing else.
+import msgspec
+
+from appliance.workers.child import Handler, OpenKind, run
+
+# Module and function of each kind, imported only in its own process.
 KINDS = {
     "speech": ("appliance.engines.speech.worker", "open_speech"),
 }
@@ -14,11 +18,11 @@ def run_worker(kind: str, fd: int) -> None:
     """Serve as a worker of ``kind`` over the inherited socket ``fd`` until the service hangs up."""
     if kind not in KINDS:
         raise SystemExit(f"unknown kind of worker {kind!r}; known are {', '.join(sorted(KINDS))}")
-    from appliance.workers.child import run
 
-    def open_kind(arguments: object) -> object:
+    def open_kind(arguments: msgspec.Raw) -> Handler:
         # Imported here, so that it happens confined.
         module, function = KINDS[kind]
-        return getattr(importlib.import_module(module), function)(arguments)
+        opener: OpenKind = getattr(importlib.import_module(module), function)
+        return opener(arguments)
 
     run(fd, open_kind)

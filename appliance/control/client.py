@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -56,10 +58,21 @@ def _connect(settings: Settings) -> socket.socket | None:
     return connection
 
 
+def become_owner(directory: Path) -> None:
+    """As root, take on the owner of the data directory: root's files would lock the service out."""
+    if os.geteuid() != 0 or not directory.is_dir():
+        return
+    status = directory.stat()
+    os.setegid(status.st_gid)
+    os.seteuid(status.st_uid)
+
+
 def _run_here(settings: Settings, command: str, arguments: dict[str, Any], progress: Progress) -> Any:
+    become_owner(settings.data_dir)
+
     async def run() -> Any:
         with open_stores(settings) as stores:
-            jobs = JobRunner(stores.database, job_handlers(stores.packs))
+            jobs = JobRunner(stores.database, job_handlers(stores.packs, settings))
             jobs.start()
             try:
                 return await Commands(stores, jobs).run(command, arguments, progress)

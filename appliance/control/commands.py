@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -54,7 +55,7 @@ class Commands:
         return result
 
     async def _pack_remove(self, arguments: dict[str, Any], _progress: Progress) -> Any:
-        self._stores.packs.remove(str(arguments["name"]))
+        await asyncio.to_thread(self._stores.packs.remove, str(arguments["name"]))
         await self._refresh()
         return {"removed": str(arguments["name"])}
 

@@ -43,7 +43,9 @@ def open_stores(settings: Settings, *, first_boot: bool = False) -> Iterator[Sto
         try:
             keyring = Keyring(database, derive(load_secret(settings.secret_path), "api keys"))
             first_key = bootstrap(database, keyring, settings.bootstrap_key_file) if first_boot else None
-            yield Stores(settings, database, keyring, PackStore(settings.packs_dir), first_key)
+            packs = PackStore(settings.packs_dir)
+            packs.sweep()
+            yield Stores(settings, database, keyring, packs, first_key)
         finally:
             database.close()
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 import time
 from typing import TypeVar
 
 from appliance.config import Settings
 from appliance.engines.cores import Cores
-from appliance.errors import ApplianceError
-from appliance.gateway.engines import SERVED_TASKS, Engine, load_engine
+from appliance.gateway.engines import SERVED_TASKS, Engine, close_engine, open_engine
 from appliance.gateway.errors import ModelBrokenError, ModelLoadingError, ModelNotFoundError, WrongTaskError
 from appliance.packs.manifest import Manifest, Task
 from appliance.packs.store import PackStore
@@ -127,13 +125,12 @@ class Catalog:
         manifest = model.manifest
         started = time.monotonic()
         try:
-            directory = self._packs.directory(manifest.name)
-            engine = await asyncio.to_thread(load_engine, directory, manifest, self._cores, self._settings)
-            start = getattr(engine, "start", None)
-            if start is not None:
-                await start()
-        except (ApplianceError, OSError, RuntimeError, ValueError) as error:
-            # The box goes on without this model; requests for it say so.
+            # Files that changed since they were last checked are hashed again.
+            await asyncio.to_thread(self._packs.verify, manifest.name, cached=True)
+            directory = await asyncio.to_thread(self._packs.directory, manifest.name)
+            engine = await open_engine(directory, manifest, self._cores, self._settings)
+        except Exception as error:
+            # Whatever is wrong with it, the box goes on without this model; requests for it say so.
             model.error = str(error)
             log.exception("model %s could not be loaded", manifest.name)
             return
@@ -144,6 +141,4 @@ class Catalog:
         if model.loading is not None:
             await asyncio.wait([model.loading])
         if model.engine is not None:
-            closing = await asyncio.to_thread(model.engine.close)
-            if inspect.isawaitable(closing):
-                await closing
+            await close_engine(model.engine)

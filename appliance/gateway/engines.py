@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 from appliance.config import Settings
@@ -18,8 +19,24 @@ Engine = GenerationEngine | EmbeddingEngine | RerankEngine | SpeechEngine
 SERVED_TASKS: frozenset[Task] = frozenset({"chat", "embedding", "rerank", "transcription"})
 
 
-def load_engine(directory: Path, manifest: Manifest, cores: Cores, settings: Settings) -> Engine:
-    """Load a pack's model; runs in a thread, takes up to seconds. Raises EngineError or PackError."""
+async def open_engine(directory: Path, manifest: Manifest, cores: Cores, settings: Settings) -> Engine:
+    """Load a pack's model, which takes up to seconds. Raises EngineError or PackError."""
+    engine = await asyncio.to_thread(_load, directory, manifest, cores, settings)
+    if isinstance(engine, SpeechEngine):
+        await engine.start()
+        await engine.wait_ready()
+    return engine
+
+
+async def close_engine(engine: Engine) -> None:
+    """Stop an engine; what it was working on ends with an error."""
+    if isinstance(engine, SpeechEngine):
+        await engine.close()
+    else:
+        await asyncio.to_thread(engine.close)
+
+
+def _load(directory: Path, manifest: Manifest, cores: Cores, settings: Settings) -> Engine:
     if manifest.task == "chat":
         return GenerationEngine(
             directory,

@@ -7,7 +7,7 @@ A pack is a directory with a ``pack.toml`` and the files it lists, nothing else.
 from __future__ import annotations
 
 import tomllib
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -16,27 +16,37 @@ from appliance.packs.errors import PackError
 
 FORMAT = 1
 MANIFEST_NAME = "pack.toml"
-MAX_MANIFEST_BYTES = 1 << 20
+MAX_MANIFEST_BYTES = 1 << 18
+# tomllib takes time with the square of a dotted key's parts (measured: 112 s for one key of 130 kB),
+# and a key cannot span lines.
+MAX_LINE_BYTES = 1500
 
 Task = Literal["chat", "embedding", "rerank", "transcription", "ocr", "layout"]
 EngineKind = Literal["decoder-onnx", "encoder-onnx", "whisper-cpp", "onnx"]
 
-# Names are used as directory names and model ids: no separators, no leading dot.
-PackName = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
-Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
+# Names are used as directory names and model ids: no separators, no leading dot. (``\Z``, because
+# ``$`` also matches before a last newline.)
+PackName = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}\Z")]
+Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 # Flat or nested plain names; ``..`` and absolute paths cannot be spelled with this pattern.
 FilePath = Annotated[
     str,
-    msgspec.Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*){0,3}$", max_length=200),
+    msgspec.Meta(
+        pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*){0,3}\Z", max_length=200
+    ),
 ]
-PositiveInt = Annotated[int, msgspec.Meta(gt=0)]
+# TOML integers have no bound; sizes and counts beyond these are no model's.
+ByteCount = Annotated[int, msgspec.Meta(ge=0, le=1 << 50)]
+PositiveInt = Annotated[int, msgspec.Meta(gt=0, le=(1 << 31) - 1)]
+TokenId = Annotated[int, msgspec.Meta(ge=0, le=(1 << 31) - 1)]
+Seconds = Annotated[int, msgspec.Meta(ge=0, le=1 << 40)]
 
 
 class PackFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One file of the pack: its path inside, size in bytes and SHA-256."""
 
     path: FilePath
-    size: Annotated[int, msgspec.Meta(ge=0)]
+    size: ByteCount
     sha256: Sha256
 
 
@@ -72,7 +82,7 @@ class Decoder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     kv_heads: PositiveInt
     head_dim: PositiveInt
     vocab_size: PositiveInt
-    eos_token_ids: list[int]
+    eos_token_ids: list[TokenId]
     bos_token: str = ""
     eos_token: str = ""
     # The tool-call format that the chat template writes: "hermes" is ChatML with JSON calls.
@@ -87,7 +97,7 @@ class Encoder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     dimensions: PositiveInt | None = None
     pooling: Literal["cls", "mean", "none"] = "none"
     output: str = ""
-    pad_token_id: int = 0
+    pad_token_id: TokenId = 0
 
 
 class Speech(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -111,11 +121,11 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     license: str
     owned_by: str
     # Seconds since the epoch: the model's own date, so that the same recipe gives the same bytes.
-    created: int
-    parameters: Annotated[int, msgspec.Meta(ge=0)] = 0
-    context_length: Annotated[int, msgspec.Meta(ge=0)] = 0
+    created: Seconds
+    parameters: ByteCount = 0
+    context_length: Annotated[int, msgspec.Meta(ge=0, le=(1 << 31) - 1)] = 0
     # Resident bytes the loaded model needs, without per-request state.
-    memory_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
+    memory_bytes: ByteCount = 0
     recipe_sha256: Sha256
     source: list[Source]
     file: Annotated[list[PackFile], msgspec.Meta(min_length=1, max_length=256)]
@@ -128,23 +138,53 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 def parse_manifest(text: bytes) -> Manifest:
     """Parse and check a ``pack.toml``.
 
-    Raises PackError when it is too large, not TOML, not of the format, names a file twice, or
-    lacks the section of its engine.
+    Raises PackError when it is too large, not TOML, not of the format, names a file twice or a file
+    inside a file, lacks the section of its engine, or a section names a file that is not listed.
     """
     if len(text) > MAX_MANIFEST_BYTES:
         raise PackError(f"{MANIFEST_NAME} is larger than {MAX_MANIFEST_BYTES} bytes")
+    if any(len(line) > MAX_LINE_BYTES for line in text.splitlines()):
+        raise PackError(f"{MANIFEST_NAME} has a line of more than {MAX_LINE_BYTES} bytes")
     try:
         document: dict[str, Any] = tomllib.loads(text.decode("utf-8"))
         manifest = msgspec.convert(document, Manifest)
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.ValidationError, RecursionError) as error:
+    # ValueError: also a number of more digits than Python converts, which tomllib lets through.
+    except (ValueError, msgspec.ValidationError, RecursionError) as error:
         raise PackError(f"{MANIFEST_NAME} is not valid: {error}") from error
-    paths = [file.path for file in manifest.file]
-    if len(set(paths)) != len(paths) or MANIFEST_NAME in paths:
-        raise PackError(f"{MANIFEST_NAME} lists a file twice, or itself")
-    section = {"decoder-onnx": manifest.decoder, "encoder-onnx": manifest.encoder, "whisper-cpp": manifest.speech}
-    if manifest.engine in section and section[manifest.engine] is None:
-        raise PackError(f"{MANIFEST_NAME} lacks the section that engine {manifest.engine!r} needs")
+    _check_files(manifest)
+    _check_sections(manifest)
     return manifest
+
+
+def _check_files(manifest: Manifest) -> None:
+    paths = {file.path for file in manifest.file}
+    if len(paths) != len(manifest.file) or MANIFEST_NAME in paths:
+        raise PackError(f"{MANIFEST_NAME} lists a file twice, or itself")
+    for path in paths:
+        for parent in PurePosixPath(path).parents:
+            if str(parent) in paths or str(parent) == MANIFEST_NAME:
+                raise PackError(f"{MANIFEST_NAME} lists {str(parent)!r} as a file and as a folder")
+
+
+def _check_sections(manifest: Manifest) -> None:
+    listed = {file.path for file in manifest.file}
+    sections = {
+        "decoder-onnx": manifest.decoder,
+        "encoder-onnx": manifest.encoder,
+        "whisper-cpp": manifest.speech,
+    }
+    if manifest.engine in sections and sections[manifest.engine] is None:
+        raise PackError(f"{MANIFEST_NAME} lacks the section that engine {manifest.engine!r} needs")
+    named: list[str | None] = []
+    if manifest.decoder is not None:
+        named += [manifest.decoder.graph, manifest.decoder.tokenizer, manifest.decoder.chat_template]
+    if manifest.encoder is not None:
+        named += [manifest.encoder.graph, manifest.encoder.tokenizer]
+    if manifest.speech is not None:
+        named.append(manifest.speech.model)
+    for path in named:
+        if path is not None and path not in listed:
+            raise PackError(f"{MANIFEST_NAME} names {path!r} for its engine but does not list that file")
 
 
 def read_manifest(directory: Path) -> Manifest:

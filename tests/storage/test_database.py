@@ -8,7 +8,7 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -38,7 +38,7 @@ def database(path: Path) -> Iterator[Database]:
     database.close()
 
 
-def insert(n: int) -> object:
+def insert(n: int) -> Callable[[sqlite_utils.Database], object]:
     return lambda db: db.execute("INSERT INTO numbers VALUES (?)", [n]) and n
 
 
@@ -48,7 +48,7 @@ def numbers(database: Database) -> list[int]:
 
 async def test_writes_of_one_group_succeed_and_fail_alone(database: Database) -> None:
     results = await asyncio.gather(
-        *(database.write(insert(n)) for n in [1, 2, 2, 3, 1, 4]),  # type: ignore[arg-type]
+        *(database.write(insert(n)) for n in [1, 2, 2, 3, 1, 4]),
         return_exceptions=True,
     )
 
@@ -75,7 +75,7 @@ async def test_a_write_that_ends_its_transaction_fails_and_the_store_goes_on(dat
 
     with pytest.raises(StorageError):
         await database.write(ends)
-    await database.write(insert(8))  # type: ignore[arg-type]
+    await database.write(insert(8))
 
     assert numbers(database) == [8]
 
@@ -87,13 +87,13 @@ async def test_readers_cannot_write(database: Database) -> None:
 
 async def test_a_closed_store_refuses_and_keeps_what_was_queued(path: Path) -> None:
     database = Database.open(path, MIGRATIONS)
-    queued = [asyncio.ensure_future(database.write(insert(n))) for n in range(50)]  # type: ignore[arg-type]
+    queued = [asyncio.ensure_future(database.write(insert(n))) for n in range(50)]
     await asyncio.sleep(0)
     await asyncio.to_thread(database.close)
     await asyncio.gather(*queued)
 
     with pytest.raises(StorageError, match="closed"):
-        await database.write(insert(99))  # type: ignore[arg-type]
+        await database.write(insert(99))
     reopened = Database.open(path, MIGRATIONS)
     assert numbers(reopened) == list(range(50))
     reopened.close()
@@ -155,7 +155,7 @@ asyncio.run(main())
 
 
 def test_what_was_acknowledged_survives_kill_9(path: Path) -> None:
-    randomness = random.Random(7)  # noqa: S311 - it only varies the moment
+    randomness = random.Random(7)
     acknowledged: set[int] = set()
     for round_number in range(6):
         first = round_number * 1_000_000

@@ -20,9 +20,20 @@ class ModelState(msgspec.Struct):
     state: str
 
 
-@get(["/health", "/healthcheck"], operation_id="health", tags=["Monitoring"], public=True)
+@get("/healthcheck", include_in_schema=False, public=True)
+async def healthcheck() -> dict[str, Any]:
+    """Answer as /health does, under its older name."""
+    return alive()
+
+
+@get("/health", operation_id="health", tags=["Monitoring"], public=True)
 async def health() -> dict[str, Any]:
     """Answer that the process lives."""
+    return alive()
+
+
+def alive() -> dict[str, Any]:
+    """Return the body of both."""
     # No prompt compression is served yet, and clients of that API read this key.
     return {"status": "ok", "compression_server": False}
 

@@ -49,6 +49,8 @@ class _EngineCollector(Collector):
 
     GAUGES = (
         ("queue_depth", "appliance_engine_queue_depth", "Requests waiting for a place in the engine."),
+        ("waiting", "appliance_engine_jobs", "Transcriptions that run or wait."),
+        ("queued_tokens", "appliance_engine_queued_tokens", "Tokens waiting to be encoded."),
         ("running_rows", "appliance_engine_running_rows", "Sequences that the engine is generating."),
     )
 

@@ -1,0 +1,108 @@
+"""From the engine thread to the event loops: deltas out, cancellation in."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from appliance.engines.errors import EngineError
+from appliance.engines.generation.contract import Delta
+
+
+class TokenStream:
+    """The caller's end of one request: a ``Generation``.
+
+    Iterate it on the event loop that made it. Deltas that arrived since the last one was taken
+    come as one. Taking the next delta may be given up and tried again (``asyncio.wait_for``)
+    without losing any.
+    """
+
+    def __init__(self, prompt_tokens: int, wake_engine: Callable[[], None]) -> None:
+        self.prompt_tokens = prompt_tokens
+        self.completion_tokens = 0
+        self.loop = asyncio.get_running_loop()
+        self.cancelled = False
+        self._wake_engine = wake_engine
+        self._arrived: list[Delta] = []
+        self._failure: EngineError | None = None
+        self._ended = False
+        self._waiter: asyncio.Future[None] | None = None
+
+    def __aiter__(self) -> TokenStream:
+        return self
+
+    async def __anext__(self) -> Delta:
+        while not self._arrived:
+            if self._failure is not None:
+                failure, self._failure = self._failure, None
+                raise failure
+            if self._ended or self.cancelled:
+                raise StopAsyncIteration
+            self._waiter = self.loop.create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        delta = _merge(self._arrived)
+        self._arrived = []
+        self.completion_tokens += len(delta.token_ids)
+        return delta
+
+    def cancel(self) -> None:
+        """Stop the work within one step; whoever waits for the next delta sees the end of the iteration."""
+        if self._ended or self.cancelled:
+            return
+        self.cancelled = True
+        self._wake_engine()
+        self._wake()
+
+    def receive(self, item: Delta | EngineError) -> None:
+        """Take a delta, or the failure that ends the stream; call it on the stream's event loop."""
+        if isinstance(item, Delta):
+            self._arrived.append(item)
+            self._ended = item.finish_reason is not None
+        else:
+            self._failure = item
+            self._ended = True
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+class Outbox:
+    """What one engine step produced; ``flush`` wakes each event loop once for all of it."""
+
+    def __init__(self) -> None:
+        self._items: dict[asyncio.AbstractEventLoop, list[tuple[TokenStream, Delta | EngineError]]] = {}
+
+    def post(self, stream: TokenStream, item: Delta | EngineError) -> None:
+        """Put ``item`` into the next flush."""
+        self._items.setdefault(stream.loop, []).append((stream, item))
+
+    def flush(self) -> None:
+        """Hand everything over. The streams of a loop that is closed are cancelled: nobody reads them."""
+        batches, self._items = self._items, {}
+        for loop, items in batches.items():
+            try:
+                loop.call_soon_threadsafe(_deliver, items)
+            except RuntimeError:  # the loop is closed
+                for stream, _ in items:
+                    stream.cancelled = True
+
+
+def _deliver(items: list[tuple[TokenStream, Delta | EngineError]]) -> None:
+    for stream, item in items:
+        stream.receive(item)
+
+
+def _merge(deltas: list[Delta]) -> Delta:
+    if len(deltas) == 1:
+        return deltas[0]
+    return Delta(
+        text="".join(delta.text for delta in deltas),
+        token_ids=[token_id for delta in deltas for token_id in delta.token_ids],
+        finish_reason=deltas[-1].finish_reason,
+        stop_reason=deltas[-1].stop_reason,
+    )

@@ -1,0 +1,15 @@
+"""The kinds of background jobs."""
+
+from __future__ import annotations
+
+from appliance.config import Settings
+from appliance.jobs.pack_installation import KIND, pack_installation
+from appliance.jobs.runner import Handler
+from appliance.network.egress import EgressPolicy
+from appliance.packs.store import PackStore
+
+
+def job_handlers(packs: PackStore, settings: Settings) -> dict[str, Handler]:
+    """Return the handler of every kind of job. Raises EgressError for a network setting that is none."""
+    policy = EgressPolicy(settings.egress_networks)
+    return {KIND: pack_installation(packs, settings.spool_dir, policy)}

@@ -1,0 +1,90 @@
+"""Writes that survive a power cut: files and folders that are on disk before they count."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import logging
+import os
+import shutil
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+_NOT_SUPPORTED = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
+
+
+def sync_directory(directory: Path) -> None:
+    """Put the names in ``directory`` on disk."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def free_bytes(directory: Path) -> int:
+    """Return how much this process may still write to the file system of ``directory``."""
+    status = os.statvfs(directory)
+    return status.f_bavail * status.f_frsize
+
+
+def exchange(one: Path, other: Path) -> None:
+    """Swap two names in one atomic step (renameat2(2) RENAME_EXCHANGE).
+
+    Raises OSError, with EINVAL or ENOSYS when the file system or the kernel cannot.
+    """
+    library = ctypes.CDLL(None, use_errno=True)
+    try:
+        renameat2 = library.renameat2
+    except AttributeError as error:
+        raise OSError(errno.ENOSYS, "the C library has no renameat2") from error
+    if renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), str(one))
+
+
+def remove(path: Path) -> None:
+    """Delete a file, a link or a whole directory; what cannot go is logged and left for the next sweep."""
+    try:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        log.warning("cannot remove %s: %s", path, error)
+
+
+def replace(new: Path, target: Path, aside: Path) -> None:
+    """Put the directory ``new`` at ``target``; a crash at any instant leaves the old or the new one there.
+
+    Where two names cannot be swapped in one step, the old one steps ``aside`` first; ``put_back``
+    undoes that after a crash. All three are in one directory.
+    """
+    if not os.path.lexists(target):
+        new.rename(target)
+        sync_directory(target.parent)
+        return
+    try:
+        exchange(new, target)
+    except OSError as error:
+        if error.errno not in _NOT_SUPPORTED:
+            raise
+        target.rename(aside)
+        new.rename(target)
+        sync_directory(target.parent)
+        remove(aside)
+    else:
+        sync_directory(target.parent)
+        remove(new)
+
+
+def put_back(aside: Path, target: Path) -> None:
+    """Finish a ``replace`` that was interrupted: the old directory returns if the new one never came."""
+    if os.path.lexists(target):
+        remove(aside)
+    else:
+        aside.rename(target)
+        sync_directory(target.parent)

@@ -1,0 +1,251 @@
+"""The installed model packs: one directory each under ``<data>/packs/``.
+
+Names with a leading dot are the store's own: ``.lock``, ``.verified`` (hash cache), and what an
+interrupted change leaves behind until the next sweep: ``.staging-*`` (a pack being written, or the
+old one after a swap), ``.old-NAME`` (the old one, where names cannot be swapped), ``.removed-*``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+from pathlib import Path
+
+import msgspec
+
+from appliance.packs.archive import read_archive, write_archive
+from appliance.packs.directory import check_files, check_unlisted, read_directory
+from appliance.packs.disk import free_bytes, put_back, remove, replace, sync_directory
+from appliance.packs.errors import PackCancelledError, PackError, PackNotFoundError, PackSpaceError, refusal
+from appliance.packs.hash_cache import HashCache, fingerprint
+from appliance.packs.lock import hold, hold_if_free
+from appliance.packs.manifest import MANIFEST_NAME, Manifest, read_manifest
+from appliance.packs.meter import Cancelled, Meter, Progress
+from appliance.packs.staging import Discard, Sink, Staging, checked, open_plain, read_chunks
+
+# Left free for the stores and the journal when a pack is installed.
+RESERVE_BYTES = 256 << 20
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_BLOCK = 4096
+
+
+class InstalledPack(msgspec.Struct, frozen=True, kw_only=True):
+    """A directory of the store. ``problem`` says in words why it is no whole pack; then ``manifest`` is None."""
+
+    name: str
+    directory: Path
+    manifest: Manifest | None
+    problem: str | None
+
+
+class PackStore:
+    """The packs in ``directory``. Several processes may use one store: changes are locked and atomic.
+
+    Every method may block for long and is for threads, not for an event loop.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory
+        self._lock = directory / ".lock"
+
+    def sweep(self) -> None:
+        """Clear up after an interrupted change, unless a change is going on. Call it at start."""
+        if not self.path.is_dir():
+            return
+        try:
+            with hold_if_free(self._lock) as held:
+                if held:
+                    self._sweep()
+        except OSError as error:
+            raise refusal(error, "clear up the packs") from error
+
+    def list(self) -> tuple[InstalledPack, ...]:
+        """Return every pack by name, broken ones included (sizes are checked, hashes are not)."""
+        try:
+            names = sorted(
+                entry.name for entry in self.path.iterdir() if entry.is_dir() and entry.name[0] != "."
+            )
+        except FileNotFoundError:
+            return ()
+        except OSError as error:
+            raise refusal(error, "list the packs") from error
+        return tuple(self._look(name) for name in names)
+
+    def get(self, name: str) -> InstalledPack:
+        """Return the pack ``name``, broken or not. Raises PackNotFoundError."""
+        try:
+            found = _NAME.fullmatch(name) is not None and (self.path / name).is_dir()
+        except OSError as error:
+            raise refusal(error, f"read the pack {name}") from error
+        if not found:
+            raise PackNotFoundError(name)
+        return self._look(name)
+
+    def directory(self, name: str) -> Path:
+        """Return where the pack ``name`` lies. Raises PackNotFoundError; PackError when it is broken."""
+        return self._whole(name)[0]
+
+    def verify(
+        self,
+        name: str,
+        progress: Progress | None = None,
+        cancelled: Cancelled | None = None,
+        *,
+        cached: bool = False,
+    ) -> Manifest:
+        """Compare every file of an installed pack with its manifest.
+
+        ``cached`` skips files that were hashed before and did not change since. Raises
+        PackNotFoundError; PackError that names the first wrong file; PackCancelledError.
+        """
+        directory, manifest = self._whole(name)
+        cache = HashCache(self.path / ".verified")
+        meter = Meter(progress, cancelled)
+        meter.expect(sum(entry.size for entry in manifest.file))
+        try:
+            check_unlisted(directory, manifest)
+            for entry in manifest.file:
+                with open_plain(directory / entry.path) as file:
+                    status = os.fstat(file.fileno())
+                    if cached and cache.holds(f"{name}/{entry.path}", status, entry.sha256):
+                        meter.advance(entry.size)
+                        continue
+                    for _ in checked(entry, read_chunks(file.read, entry.size + 1), meter.advance):
+                        pass
+                    if fingerprint(os.fstat(file.fileno())) == fingerprint(status):
+                        cache.add(f"{name}/{entry.path}", status, entry.sha256)
+            cache.save({path.name for path in self.path.iterdir()})
+        except PackCancelledError:
+            raise
+        except PackError as error:
+            raise PackError(f"pack {name}: {error.message}") from error
+        except OSError as error:
+            raise refusal(error, f"read the pack {name}") from error
+        return manifest
+
+    def install(
+        self, source: Path, progress: Progress | None = None, cancelled: Cancelled | None = None
+    ) -> Manifest:
+        """Install an archive or an unpacked pack; a pack of the same name is replaced in one step.
+
+        When this returns the pack is whole and on disk. When it raises (PackError and its kinds), or
+        the process dies at any instant, the store holds what it held before. Installing the same
+        source again is harmless.
+        """
+        meter = Meter(progress, cancelled)
+        try:
+            self._create()
+            with hold(self._lock, meter):
+                self._sweep()
+                return self._install(source, meter)
+        except OSError as error:
+            raise refusal(error, f"install {source.name}") from error
+
+    def remove(self, name: str) -> None:
+        """Remove a pack, whole or broken. Raises PackNotFoundError."""
+        try:
+            self.get(name)
+            with hold(self._lock, Meter()):
+                self._sweep()
+                self.get(name)
+                removed = self.path / f".removed-{secrets.token_hex(8)}"
+                (self.path / name).rename(removed)
+                sync_directory(self.path)
+                remove(removed)
+        except OSError as error:
+            raise refusal(error, f"remove the pack {name}") from error
+
+    def archive(
+        self,
+        name: str,
+        target: Path,
+        progress: Progress | None = None,
+        cancelled: Cancelled | None = None,
+    ) -> Manifest:
+        """Write the installed pack ``name`` as the archive ``target``. Raises PackError."""
+        return write_archive(self._whole(name)[0], target, progress, cancelled)
+
+    def is_current(self, source: Path) -> bool:
+        """Tell whether the pack in the directory ``source`` is installed, whole (by the hash cache) and the same."""
+        try:
+            wanted = read_manifest(source)
+            installed = self.path / wanted.name / MANIFEST_NAME
+            if installed.read_bytes() != (source / MANIFEST_NAME).read_bytes():
+                return False
+            self.verify(wanted.name, cached=True)
+        except (PackError, OSError):
+            return False
+        return True
+
+    def _whole(self, name: str) -> tuple[Path, Manifest]:
+        pack = self.get(name)
+        if pack.manifest is None:
+            raise PackError(f"pack {name} is broken: {pack.problem}", status=500)
+        return pack.directory, pack.manifest
+
+    def _look(self, name: str) -> InstalledPack:
+        directory = self.path / name
+        try:
+            manifest = read_manifest(directory)
+            check_files(directory, manifest)
+        except (PackError, OSError) as error:
+            problem = (error if isinstance(error, PackError) else refusal(error, "read it")).message
+            return InstalledPack(name=name, directory=directory, manifest=None, problem=problem)
+        if manifest.name != name:
+            problem = f"{MANIFEST_NAME} says that this is {manifest.name!r}"
+            return InstalledPack(name=name, directory=directory, manifest=None, problem=problem)
+        return InstalledPack(name=name, directory=directory, manifest=manifest, problem=None)
+
+    def _install(self, source: Path, meter: Meter) -> Manifest:
+        staging = self.path / f".staging-{secrets.token_hex(8)}"
+        try:
+            sink = Staging(staging, self._admit)
+            manifest = read_pack(source, sink, meter)
+            sink.sync()
+            meter.check()
+            replace(staging, self.path / manifest.name, self.path / f".old-{manifest.name}")
+        except BaseException:
+            remove(staging)
+            raise
+        return manifest
+
+    def _admit(self, manifest: Manifest) -> None:
+        needed = RESERVE_BYTES + sum(-(-entry.size // _BLOCK) * _BLOCK for entry in manifest.file)
+        free = free_bytes(self.path)
+        if free < needed:
+            raise PackSpaceError(
+                f"{manifest.name} needs {needed >> 20} MiB free on the disk of {self.path} "
+                f"(with {RESERVE_BYTES >> 20} MiB to spare); {free >> 20} MiB are free"
+            )
+
+    def _create(self) -> None:
+        if not self.path.is_dir():
+            self.path.mkdir(parents=True, exist_ok=True)
+            sync_directory(self.path.parent)
+
+    def _sweep(self) -> None:
+        for path in self.path.iterdir():
+            if path.name.startswith((".staging-", ".removed-", ".verified.")):
+                remove(path)
+            elif path.name.startswith(".old-"):
+                put_back(path, self.path / path.name.removeprefix(".old-"))
+
+
+def read_pack(source: Path, sink: Sink, meter: Meter) -> Manifest:
+    """Check the archive or directory ``source`` whole and hand its files to ``sink``.
+
+    Raises PackError, PackCancelledError, OSError.
+    """
+    return (read_directory if source.is_dir() else read_archive)(source, sink, meter)
+
+
+def check_pack(
+    source: Path, progress: Progress | None = None, cancelled: Cancelled | None = None
+) -> Manifest:
+    """Check an archive or an unpacked pack without installing it. Raises PackError."""
+    try:
+        return read_pack(source, Discard(lambda _: None), Meter(progress, cancelled))
+    except OSError as error:
+        raise refusal(error, f"read {source.name}") from error

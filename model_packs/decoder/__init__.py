@@ -1,0 +1,1 @@
+"""Llama-style decoders: read from GGUF or safetensors, written as ONNX graphs without torch."""

@@ -1,0 +1,266 @@
+"""Rewrite the matrix products of an ONNX graph to 8-bit integers, scaled by rows.
+
+Dynamic quantisation as ONNX Runtime's tools write it (DynamicQuantizeLinear) has one scale for a
+whole activation tensor: the padding and the neighbours in a batch change everybody's result. Here
+each row (token) of the activations has its own scale, so a result depends on its own text only::
+
+    row_max = max |x| over the row            q = round(x / row_max * 127) + 128      (uint8)
+    x @ W  ~  row_max / 127 * weight_scale * (q - 128) @ W_int8
+
+After a GELU, which is never below -0.17, the whole range of uint8 is used instead of half of it::
+
+    y = gelu + 0.17    q = round(y / max y * 255)    gelu @ W = y @ W - 0.17 * column sums of W
+
+Weights have one scale per output column and stay within +-63: the AVX2 kernel of ONNX Runtime adds
+two uint8 x int8 products in 16 bits and saturates beyond that. Weights that come quantised keep
+their integers; those that go beyond are stored as uint8 around 128, for which the kernel is exact.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import helper, numpy_helper
+
+from model_packs.errors import BuildError
+from model_packs.onnx_graph import MICROSOFT, Graph, is_gelu
+
+WEIGHT_LIMIT = 63
+# Saturation starts here: 255 * 64 * 2 < 2 ** 15 <= 255 * 65 * 2.
+EXACT_LIMIT = 64
+GELU_MINIMUM = 0.17
+# A row of nothing but zeros must not divide by zero.
+SMALLEST_ROW_MAX = 1e-8
+# A product by a narrower matrix (a classifier's last step) costs nothing and stays in float.
+SMALLEST_SIDE = 16
+# Embedding tables of at least this many values are stored in 8 bits too, with one scale a row.
+TABLE_VALUES = 1 << 20
+
+
+class Grid(NamedTuple):
+    """A quantised weight [K, N]: (values - zero_point) * scale per column."""
+
+    values: npt.NDArray[np.int8] | npt.NDArray[np.uint8]
+    scale: npt.NDArray[np.float32]
+    zero_point: int
+
+    def dequantised(self) -> npt.NDArray[np.float32]:
+        """Return the weight in float32."""
+        return np.asarray((self.values.astype(np.float32) - self.zero_point) * self.scale, dtype=np.float32)
+
+
+def dequantise(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, Grid]]:
+    """Return the float model behind a dynamically quantised one, and the grids of its weights by name.
+
+    Each DynamicQuantizeLinear, MatMulInteger, Cast, Mul chain becomes one MatMul with the weight in
+    float32. Raises BuildError when a chain is not of that form.
+    """
+    graph = Graph(model)
+    replaced: dict[int, onnx.NodeProto] = {}
+    dropped: set[int] = set()
+    added: list[onnx.TensorProto] = []
+    grids: dict[str, Grid] = {}
+    for node in graph.nodes:
+        if node.op_type != "MatMulInteger":
+            continue
+        chain = _integer_chain(graph, node)
+        if chain is None:
+            raise BuildError(f"{node.name}: a MatMulInteger that was not made by dynamic quantisation")
+        activation, scale_name, cast, rescale = chain
+        grid = _source_grid(graph, node, scale_name)
+        weight = f"{node.input[1]}.float"
+        grids[weight] = grid
+        added.append(numpy_helper.from_array(grid.dequantised(), weight))
+        replaced[id(rescale)] = helper.make_node(
+            "MatMul", [activation, weight], list(rescale.output), name=node.name.removesuffix("_quant")
+        )
+        dropped |= {id(node), id(cast)}
+    nodes = [replaced.get(id(node), node) for node in graph.nodes if id(node) not in dropped]
+    nodes = [node for node in nodes if node.op_type != "DynamicQuantizeLinear"]
+    # The product of the two scales has lost its input with the quantiser.
+    made = {output for node in nodes for output in node.output} | set(graph.constants)
+    made |= {value.name for value in model.graph.input} | set(grids) | {""}
+    nodes = [node for node in nodes if all(name in made for name in node.input)]
+    return graph.finish(nodes, added), grids
+
+
+def quantise(model: onnx.ModelProto, grids: dict[str, Grid] | None = None) -> onnx.ModelProto:
+    """Return ``model`` with every MatMul by a constant matrix done in 8 bits, and large tables in 8 bits.
+
+    ``grids`` are weights that are known to come from integers. Gemm and narrow matrices (poolers,
+    classifier heads) stay in float: small, and the last step before a score.
+    """
+    graph = Graph(model)
+    writer = _Writer(graph)
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.nodes:
+        if node.op_type == "MatMul" and _is_large_weight(graph, node.input[1]):
+            grid = (grids or {}).get(node.input[1]) or quantised_columns(graph.array(node.input[1]))
+            nodes += writer.product(node, grid)
+        elif node.op_type == "Gather" and _is_table(graph, node):
+            nodes += writer.table(node)
+        else:
+            nodes.append(node)
+    if not writer.count:
+        raise BuildError("the graph has no matrix product with constant weights: nothing to quantise")
+    return graph.finish(nodes, writer.added)
+
+
+def quantised_columns(weight: npt.NDArray[np.generic]) -> Grid:
+    """Quantise a float weight [K, N] symmetrically to +-63, one scale per column."""
+    values = weight.astype(np.float32)
+    scale = np.abs(values).max(axis=0) / WEIGHT_LIMIT
+    scale[scale == 0] = 1
+    return Grid(np.rint(values / scale).astype(np.int8), scale.astype(np.float32), 0)
+
+
+def _integer_chain(
+    graph: Graph, node: onnx.NodeProto
+) -> tuple[str, str, onnx.NodeProto, onnx.NodeProto] | None:
+    """Return (activation, weight scale, Cast, Mul) around a MatMulInteger, or None when it is another form."""
+    quantiser = graph.producer.get(node.input[0])
+    casts = graph.consumers.get(node.output[0], [])
+    if quantiser is None or quantiser.op_type != "DynamicQuantizeLinear" or len(casts) != 1:
+        return None
+    rescales = graph.consumers.get(casts[0].output[0], [])
+    if casts[0].op_type != "Cast" or len(rescales) != 1 or rescales[0].op_type != "Mul":
+        return None
+    (scales,) = [name for name in rescales[0].input if name != casts[0].output[0]]
+    product = graph.producer.get(scales)
+    if product is None or product.op_type != "Mul" or quantiser.output[1] not in product.input:
+        return None
+    (scale,) = [name for name in product.input if name != quantiser.output[1]]
+    if any(name not in graph.constants for name in (scale, *node.input[1:2], *node.input[3:4])):
+        return None
+    return quantiser.input[0], scale, casts[0], rescales[0]
+
+
+def _source_grid(graph: Graph, node: onnx.NodeProto, scale_name: str) -> Grid:
+    """Return the weight of a MatMulInteger in the form the kernels compute exactly."""
+    values = graph.array(node.input[1])
+    zero_points = graph.array(node.input[3]) if len(node.input) > 3 else np.zeros((), dtype=values.dtype)
+    centred = values.astype(np.int16) - zero_points.astype(np.int16)
+    columns = values.shape[1]
+    scale = np.broadcast_to(graph.array(scale_name).astype(np.float32), (columns,)).copy()
+    largest = int(np.abs(centred).max(initial=0))
+    if largest <= EXACT_LIMIT:
+        return Grid(centred.astype(np.int8), scale, 0)
+    if largest <= 127:
+        return Grid((centred + 128).astype(np.uint8), scale, 128)
+    raise BuildError(f"{node.name}: weights around a zero point so far from the middle are not supported")
+
+
+def _is_large_weight(graph: Graph, name: str) -> bool:
+    return (
+        name in graph.constants
+        and len(graph.constants[name].dims) == 2
+        and min(graph.constants[name].dims) >= SMALLEST_SIDE
+    )
+
+
+def _is_table(graph: Graph, node: onnx.NodeProto) -> bool:
+    tensor = graph.constants.get(node.input[0])
+    axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 0)
+    return (
+        tensor is not None
+        and tensor.data_type == onnx.TensorProto.FLOAT
+        and len(tensor.dims) == 2
+        and axis == 0
+        and tensor.dims[0] * tensor.dims[1] >= TABLE_VALUES
+    )
+
+
+class _Writer:
+    """Writes the integer form of nodes; activations that several products share are quantised once."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.added: list[onnx.TensorProto] = []
+        self.count = 0
+        self._known: set[str] = set()
+        self._rows: dict[str, tuple[str, str]] = {}
+        self._nodes: list[onnx.NodeProto] = []
+
+    def product(self, node: onnx.NodeProto, grid: Grid) -> list[onnx.NodeProto]:
+        """Return the nodes that compute a MatMul by ``grid`` in 8 bits."""
+        self.count += 1
+        self._nodes = []
+        activation, output = node.input[0], node.output[0]
+        gelu = is_gelu(self.graph, activation)
+        if activation not in self._rows:
+            self._rows[activation] = self._positive_rows(activation) if gelu else self._rows_of(activation)
+        quantised, row_max = self._rows[activation]
+        prefix = f"weight_{self.count}"
+        inputs = [
+            quantised,
+            self._constant(f"{prefix}.values", grid.values),
+            self._constant(
+                f"{'positive' if gelu else 'signed'}.scale", np.float32(1 / (255 if gelu else 127))
+            ),
+            self._constant(f"{prefix}.scale", grid.scale),
+            self._constant(f"{'positive' if gelu else 'signed'}.zero_point", np.uint8(0 if gelu else 128)),
+            self._constant(f"{prefix}.zero_point", np.array(grid.zero_point, dtype=grid.values.dtype)),
+        ]
+        product = self._node("MatMulIntegerToFloat", inputs, f"{output}.integer", domain=MICROSOFT)
+        if gelu:
+            scaled = self._node("Mul", [product, row_max], f"{output}.shifted")
+            shift = GELU_MINIMUM * grid.dequantised().astype(np.float64).sum(axis=0)
+            self._node("Sub", [scaled, self._constant(f"{prefix}.shift", shift.astype(np.float32))], output)
+        else:
+            self._node("Mul", [product, row_max], output)
+        return self._nodes
+
+    def table(self, node: onnx.NodeProto) -> list[onnx.NodeProto]:
+        """Return the nodes that look rows up in an 8-bit table with one scale a row."""
+        self._nodes = []
+        table = self.graph.array(node.input[0]).astype(np.float32)
+        scale = np.abs(table).max(axis=1, keepdims=True) / 127
+        scale[scale == 0] = 1
+        name, output = node.input[0], node.output[0]
+        values = self._constant(f"{name}.values", np.rint(table / scale).astype(np.int8))
+        rows = self._node("Gather", [values, node.input[1]], f"{output}.rows")
+        floats = self._node("Cast", [rows], f"{output}.floats", to=onnx.TensorProto.FLOAT)
+        scales = self._constant(f"{name}.scale", scale.astype(np.float32))
+        factors = self._node("Gather", [scales, node.input[1]], f"{output}.scales")
+        self._node("Mul", [floats, factors], output)
+        return self._nodes
+
+    def _rows_of(self, activation: str) -> tuple[str, str]:
+        """Quantise rows around 0; return the names of the integers and of the rows' maxima."""
+        absolute = self._node("Abs", [activation], f"{activation}.abs")
+        return self._quantised(activation, activation, absolute, np.float32(1 / 127), np.uint8(128), "signed")
+
+    def _positive_rows(self, activation: str) -> tuple[str, str]:
+        """Quantise rows of GELU values, moved up so that none is negative."""
+        minimum = self._constant("gelu.minimum", np.float32(GELU_MINIMUM))
+        moved = self._node("Add", [activation, minimum], f"{activation}.moved")
+        return self._quantised(activation, moved, moved, np.float32(1 / 255), np.uint8(0), "positive")
+
+    def _quantised(
+        self, name: str, values: str, magnitudes: str, scale: np.float32, zero_point: np.uint8, kind: str
+    ) -> tuple[str, str]:
+        if self.graph.opset >= 18:
+            axes = self._constant("last_axis", np.array([-1], dtype=np.int64))
+            largest = self._node("ReduceMax", [magnitudes, axes], f"{name}.largest", keepdims=1)
+        else:
+            largest = self._node("ReduceMax", [magnitudes], f"{name}.largest", keepdims=1, axes=[-1])
+        smallest = self._constant("row.smallest", np.float32(SMALLEST_ROW_MAX))
+        row_max = self._node("Max", [largest, smallest], f"{name}.row_max")
+        unit = self._node("Div", [values, row_max], f"{name}.unit")
+        quantiser = [self._constant(f"{kind}.scale", scale), self._constant(f"{kind}.zero_point", zero_point)]
+        return self._node("QuantizeLinear", [unit, *quantiser], f"{name}.quantised"), row_max
+
+    def _constant(self, name: str, value: npt.ArrayLike) -> str:
+        if name not in self._known:
+            self._known.add(name)
+            self.added.append(numpy_helper.from_array(np.array(value, order="C"), name))
+        return name
+
+    def _node(self, kind: str, inputs: list[str], output: str, *, domain: str = "", **attributes: Any) -> str:
+        self._nodes.append(
+            helper.make_node(kind, inputs, [output], name=f"{output}/{kind}", domain=domain, **attributes)
+        )
+        return output

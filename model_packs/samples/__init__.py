@@ -1,0 +1,1 @@
+"""Texts that quality is measured on, written for this project and under its licence."""

@@ -1,0 +1,96 @@
+"""Reranking with the real default model: order, truncation, large requests, token counts."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer
+
+from appliance.engines.encoding.reranking import RerankEngine
+from appliance.engines.errors import InputRefusedError
+from tests.packs_fixture import built_pack
+
+QUERY = "how long does a refund take"
+DOCUMENTS = [
+    "The lighthouse was painted white in spring.",
+    "Refunds are paid within five working days after we have received the goods.",
+    "Our refund policy covers all goods bought in the shop.",
+    "Bananas.",
+]
+
+
+async def test_the_answer_comes_first(reranker: RerankEngine) -> None:
+    scores = await reranker.score(QUERY, DOCUMENTS)
+    assert scores.logits.shape == (4,)
+    assert scores.logits.dtype == np.float32
+    assert list(np.argsort(-scores.logits)[:2]) == [1, 2]
+
+
+async def test_scores_do_not_depend_on_the_other_documents(reranker: RerankEngine) -> None:
+    documents = [*DOCUMENTS, "filler " * 300, "Refunds " * 40]
+    together = await reranker.score(QUERY, documents)
+    for document, logit in zip(documents, together.logits, strict=True):
+        alone = await reranker.score(QUERY, [document])
+        assert alone.logits[0] == pytest.approx(logit, abs=1e-3)
+
+
+async def test_order_follows_the_documents(reranker: RerankEngine) -> None:
+    forward = await reranker.score(QUERY, DOCUMENTS)
+    backward = await reranker.score(QUERY, DOCUMENTS[::-1])
+    np.testing.assert_allclose(forward.logits, backward.logits[::-1], atol=1e-3)
+
+
+async def test_prompt_tokens_are_those_of_the_models_own_tokenizer(reranker: RerankEngine) -> None:
+    tokenizer = Tokenizer.from_file(str(built_pack("ms-marco-minilm-l-12-v2") / "tokenizer.json"))
+    tokenizer.enable_truncation(512, strategy="longest_first")
+    documents = [*DOCUMENTS, "a long tale of a long road " * 200]
+    scores = await reranker.score(QUERY, documents)
+    assert scores.prompt_tokens == sum(len(tokenizer.encode(QUERY, document).ids) for document in documents)
+
+
+async def test_a_query_that_fills_the_context_is_cut_too(reranker: RerankEngine) -> None:
+    scores = await reranker.score("refund " * 30_000, ["Refunds take five days.", "long " * 40_000])
+    assert np.isfinite(scores.logits).all()
+    assert scores.prompt_tokens == 2 * reranker.context_length
+
+
+async def test_empty_texts_are_scored(reranker: RerankEngine) -> None:
+    scores = await reranker.score("", ["", "something"])
+    assert np.isfinite(scores.logits).all()
+
+
+async def test_no_documents_is_refused(reranker: RerankEngine) -> None:
+    with pytest.raises(InputRefusedError):
+        await reranker.score(QUERY, [])
+
+
+async def test_the_largest_request_is_prepared_without_holding_the_loop(reranker: RerankEngine) -> None:
+    documents = [f"{number} " + "a tale of roads and rivers " * 4_600 for number in range(2048)]
+    assert all(len(document) <= 122_880 for document in documents)
+    gaps: list[float] = []
+
+    async def watch() -> None:
+        last = time.monotonic()
+        while True:
+            await asyncio.sleep(0.002)
+            now = time.monotonic()
+            gaps.append(now - last)
+            last = now
+
+    watcher = asyncio.create_task(watch())
+    scoring = asyncio.create_task(reranker.score(QUERY, documents))
+    while not reranker.queued_tokens:
+        await asyncio.sleep(0.002)
+    # Another request does not have to wait for the million tokens in front of it.
+    assert (await reranker.score(QUERY, DOCUMENTS)).logits.argmax() == 1
+    assert not scoring.done()
+    scoring.cancel()
+    watcher.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await scoring
+    assert reranker.queued_tokens == 0
+    # Generous: what is ruled out is work on the loop, which would hold it for seconds.
+    assert max(gaps) < 1.0

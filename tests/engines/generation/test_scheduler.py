@@ -1,0 +1,196 @@
+"""The scheduler under pressure: limits, cancellation, failures, and the end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from appliance.engines.cores import Cores
+from appliance.engines.errors import EngineError, InputRefusedError
+from appliance.engines.generation import engine as engine_module
+from appliance.engines.generation import rows as rows_module
+from appliance.engines.generation.engine import GenerationEngine
+from appliance.engines.generation.kv_cache import bytes_per_token
+from appliance.engines.generation.model import DecoderModel
+from appliance.engines.generation.rows import RowTable
+from appliance.errors import OverloadedError
+from appliance.packs.manifest import Decoder, Manifest
+from tests.engines.generation.conftest import CACHE_BYTES, answer, ask
+
+PROMPT = [504, 2298, 282, 260, 905, 314]  # "The name of the game is": any ids would do
+OTHER = [788, 338, 253, 655, 28]
+
+
+@contextlib.contextmanager
+def small_engine(
+    pack: Path, manifest: Manifest, cores: Cores, *, context_length: int, budget: int, max_queue: int = 32
+) -> Iterator[GenerationEngine]:
+    """An engine with a short context and a budget of ``budget`` tokens."""
+    decoder = manifest.decoder
+    assert decoder is not None
+    token_bytes = bytes_per_token(layers=decoder.layers, kv_heads=decoder.kv_heads, head_dim=decoder.head_dim)
+    manifest = msgspec.structs.replace(manifest, context_length=context_length)
+    engine = GenerationEngine(pack, manifest, cores, kv_cache_bytes=budget * token_bytes, max_queue=max_queue)
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+@pytest.fixture
+def one_row(
+    pack: Path, manifest: Manifest, cores: Cores, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[GenerationEngine]:
+    monkeypatch.setattr(engine_module, "MAX_ROWS", 1)
+    with small_engine(pack, manifest, cores, context_length=512, budget=512, max_queue=2) as engine:
+        yield engine
+
+
+async def test_the_context_s_end_is_a_length(one_row: GenerationEngine) -> None:
+    prompt = PROMPT * 84  # 504 tokens: two chunks, then the last block of memory
+    whole = await answer(ask(one_row, prompt, 8))
+    assert (len(whole.token_ids), whole.last.finish_reason) == (8, "length")
+    with pytest.raises(InputRefusedError, match="maximum context length is 512 tokens") as refused:
+        ask(one_row, prompt, 9)
+    assert refused.value.code == "context_length_exceeded"
+
+
+async def test_a_full_queue_refuses_and_higher_priority_goes_first(one_row: GenerationEngine) -> None:
+    running = ask(one_row, PROMPT, 400)
+    await anext(running)  # it has the only row now
+    low = ask(one_row, PROMPT, 1)
+    high = ask(one_row, OTHER, 1, priority=1)
+    assert (one_row.queue_depth, one_row.running_rows) == (2, 1)
+    with pytest.raises(OverloadedError) as overloaded:
+        ask(one_row, PROMPT, 1, priority=2)
+    assert overloaded.value.retry_after
+    ended: list[str] = []
+
+    async def note(name: str, stream: Any) -> None:
+        await answer(stream)
+        ended.append(name)
+
+    notes = [asyncio.create_task(note("low", low)), asyncio.create_task(note("high", high))]
+    running.cancel()  # frees the row long before its 400 tokens
+    await asyncio.gather(*notes)
+    assert ended == ["high", "low"]
+    assert (one_row.queue_depth, one_row.running_rows) == (0, 0)
+
+
+async def test_cancelling_a_waiting_request_frees_its_place(one_row: GenerationEngine) -> None:
+    running = ask(one_row, PROMPT, 400)
+    await anext(running)
+    waiting = [ask(one_row, OTHER, 4), ask(one_row, OTHER, 4)]
+    waiting[0].cancel()
+    assert [delta async for delta in waiting[0]] == []
+    await anext(running)  # a step later its place is free
+    await anext(running)
+    third = ask(one_row, OTHER, 4)
+    running.cancel()
+    assert (await answer(waiting[1])).token_ids == (await answer(third)).token_ids
+
+
+async def test_a_sequence_without_memory_waits_and_goes_on_unchanged(
+    pack: Path, manifest: Manifest, cores: Cores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "LEAST_CONTEXT_TOKENS", 16)
+    monkeypatch.setattr(rows_module, "BLOCK_TOKENS", 16)
+    pauses: list[int] = []
+    pause = RowTable.pause
+
+    def counted(self: RowTable, sequence: Any) -> None:
+        pauses.append(sequence.row)
+        pause(self, sequence)
+
+    monkeypatch.setattr(RowTable, "pause", counted)
+    prompts = [PROMPT * 2 + OTHER[:count] for count in range(4)]
+    # Four blocks beside the oldest: three prompts fit, but not the second block of each.
+    with small_engine(pack, manifest, cores, context_length=48, budget=48 + 64) as engine:
+        together = await asyncio.gather(*(answer(ask(engine, prompt, 24)) for prompt in prompts))
+        assert pauses
+        alone = [await answer(ask(engine, prompt, 24)) for prompt in prompts]
+        assert engine.running_rows == 0
+    assert [each.token_ids for each in together] == [each.token_ids for each in alone]
+
+
+async def test_the_end_of_sequence_ends_the_text(
+    pack: Path, manifest: Manifest, decoder: Decoder, cores: Cores, engine: GenerationEngine
+) -> None:
+    whole = await answer(ask(engine, PROMPT, 6))
+    ending = whole.token_ids[3]
+    declared = msgspec.structs.replace(decoder, eos_token_ids=[ending])
+    with small_engine(
+        pack, msgspec.structs.replace(manifest, decoder=declared), cores, context_length=256, budget=256
+    ) as other:
+        ended = await answer(ask(other, PROMPT, 6))
+    expected = whole.token_ids[: whole.token_ids.index(ending) + 1]
+    assert ended.token_ids == expected
+    assert ended.text == engine.decode(expected[:-1])
+    assert (ended.last.finish_reason, ended.last.stop_reason) == ("stop", None)
+
+
+async def test_a_budget_below_the_context_shortens_it(pack: Path, manifest: Manifest, cores: Cores) -> None:
+    with small_engine(pack, manifest, cores, context_length=8192, budget=300) as engine:
+        assert engine.context_length == 300
+    with (
+        pytest.raises(EngineError, match="at least"),
+        small_engine(pack, manifest, cores, context_length=8192, budget=10),
+    ):
+        pass
+
+
+async def test_a_failing_prompt_fails_alone(
+    engine: GenerationEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = await answer(ask(engine, PROMPT, 8))
+    prefill = DecoderModel.prefill
+
+    def failing(self: DecoderModel, row: int, ids: Any, start: int, **options: Any) -> Any:
+        if ids.tolist() == OTHER:
+            raise RuntimeError("broken")
+        return prefill(self, row, ids, start, **options)
+
+    monkeypatch.setattr(DecoderModel, "prefill", failing)
+    bad, good = ask(engine, OTHER, 8), ask(engine, PROMPT, 8)
+    with pytest.raises(EngineError) as failed:
+        await answer(bad)
+    assert (failed.value.status, "broken" in failed.value.message) == (500, False)
+    assert (await answer(good)).token_ids == expected.token_ids
+    assert engine.running_rows == 0
+
+
+async def test_a_failing_decode_leaves_the_engine_alive(
+    engine: GenerationEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = await answer(ask(engine, PROMPT, 4))
+    with monkeypatch.context() as patch:
+        patch.setattr(DecoderModel, "decode", lambda *_, **__: np.full((1, 8), np.nan, np.float32))
+        with pytest.raises(EngineError, match="not numbers"):
+            await answer(ask(engine, PROMPT, 4))
+    with monkeypatch.context() as patch:
+        patch.setattr(RowTable, "start", lambda *_: 1 / 0)  # a fault of the scheduler itself
+        with pytest.raises(EngineError):
+            await answer(ask(engine, PROMPT, 4))
+    assert (await answer(ask(engine, PROMPT, 4))).token_ids == expected.token_ids
+
+
+async def test_closing_ends_everything(
+    pack: Path, manifest: Manifest, cores: Cores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "MAX_ROWS", 1)
+    engine = GenerationEngine(pack, manifest, cores, kv_cache_bytes=CACHE_BYTES, max_queue=4)
+    running, waiting = ask(engine, PROMPT, 400), ask(engine, PROMPT, 4)
+    await anext(running)
+    await asyncio.to_thread(engine.close)
+    for stream in (running, waiting):
+        with pytest.raises(EngineError):
+            await answer(stream)
+    with pytest.raises(EngineError):
+        ask(engine, PROMPT, 4)

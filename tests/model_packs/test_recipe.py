@@ -1,0 +1,83 @@
+"""Recipes: strict, pinned, and named by what they give."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from model_packs.errors import RecipeError
+from model_packs.recipe import KINDS, kind_revision, load_recipes, parse_recipe, read_recipe, recipe_sha256
+from tests.model_packs.sample import recipe_text
+
+TEXT = recipe_text(b"", kind="onnx-files")
+
+
+def test_shipped_recipes_are_valid_and_their_builders_are_there() -> None:
+    recipes = load_recipes()
+    assert "smollm2-135m-instruct" in recipes
+    for recipe in recipes.values():
+        assert kind_revision(recipe.kind) >= 1
+        assert len(recipe_sha256(recipe)) == 64
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('name = "sample"', 'name = "../x"', "name"),
+        ('kind = "onnx-files"', 'kind = "magic"', "unknown kind"),
+        ('task = "ocr"', 'task = "poetry"', "task"),
+        ("created = 1", "created = 0", "created"),
+        ("created = 1", "created = 1\nsurprise = 1", "surprise"),
+        ('license = "CC0-1.0"\nmembers', "members", "license"),
+        ('sha256 = "', 'sha256 = "x', "sha256"),
+        ('filename = "', 'filename = "../', "filename"),
+        ('"sample_weights/model.bin"', '"/etc/passwd"', "members"),
+        ('"sample_weights/model.bin"', '"a/../../b"', "members"),
+        ('"model.bin" =', '"../model.bin" =', "members"),
+        ("[[source]]", "[source]", "source"),
+        ("[[source]]", "[quality]\nloss = {}\n[[source]]", "no bound"),
+        ("[[source]]", "[quality]\nloss = { most = 1 }\n[[source]]", "most"),
+    ],
+)
+def test_anything_unexpected_is_refused(old: str, new: str, message: str) -> None:
+    assert old in TEXT
+    with pytest.raises(RecipeError, match=message):
+        parse_recipe(TEXT.replace(old, new, 1))
+
+
+def test_two_sources_may_not_give_the_same_member() -> None:
+    source = TEXT[TEXT.index("[[source]]") :]
+    with pytest.raises(RecipeError, match="same name"):
+        parse_recipe(TEXT + source)
+
+
+def test_recipe_is_named_as_its_file(tmp_path: Path) -> None:
+    (tmp_path / "other.toml").write_text(TEXT)
+    with pytest.raises(RecipeError, match="other"):
+        read_recipe(tmp_path / "other.toml")
+
+
+def test_hash_changes_with_everything_that_changes_the_pack() -> None:
+    recipe = parse_recipe(TEXT)
+    first = recipe_sha256(recipe, 1)
+    assert recipe_sha256(parse_recipe(TEXT + "\n# a comment\n"), 1) == first
+    assert recipe_sha256(msgspec.structs.replace(recipe, default=True), 1) == first
+    others = {
+        recipe_sha256(recipe, 2),
+        recipe_sha256(msgspec.structs.replace(recipe, description="Else."), 1),
+        recipe_sha256(msgspec.structs.replace(recipe, options={"loss": 1}), 1),
+        recipe_sha256(parse_recipe(TEXT.replace('sha256 = "e', 'sha256 = "f')), 1),
+    }
+    assert first not in others
+    assert len(others) == 4
+
+
+def test_missing_builder_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(KINDS, "gone", "model_packs.gone")
+    with pytest.raises(RecipeError, match=r"model_packs\.gone"):
+        kind_revision("gone")
+    monkeypatch.setitem(KINDS, "mute", "model_packs.errors")
+    with pytest.raises(RecipeError, match="REVISION"):
+        kind_revision("mute")
