@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
-import json
 import re
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -159,11 +159,13 @@ def test_an_upload_leaves_nothing_in_the_spool(service: Service, jfk: Path) -> N
 
 
 def test_an_upload_over_the_limit_is_413(service: Service) -> None:
-    with service.http as http:
-        response = http.post(
-            "/v1/audio/transcriptions",
-            headers={"Content-Type": "multipart/form-data; boundary=x", "Content-Length": str(2 << 30)},
-            content=iter([b"--x\r\n"]),
+    host, port = service.base_url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        connection.sendall(
+            b"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: x\r\nX-API-Key: %s\r\nContent-Length: %d\r\n"
+            b"Content-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\n" % (service.key.encode(), 2 << 30)
         )
-    assert response.status_code == 413
-    assert json.loads(response.text)["error"]["message"]
+        answer = connection.recv(65536)
+
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert b'"error"' in answer

@@ -80,7 +80,7 @@ def test_metrics_count_by_route_template(service: Service) -> None:
         text = http.get("/metrics").text
 
     assert re.search(
-        r'appliance_requests_total\{method="GET",route="/v1/models/\{model_id:path\}",status="404"\}', text
+        r'appliance_requests_total\{method="GET",route="/v1/models/\{model_id\}",status="404"\}', text
     )
     assert "some-name-nobody-has" not in text
     assert f'appliance_model_ready{{model="{CHAT}"}} 1.0' in text

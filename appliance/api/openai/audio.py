@@ -11,7 +11,7 @@ from typing import Any, Literal
 import msgspec
 from litestar import Request, Response, post
 from litestar.datastructures import State, UploadFile
-from litestar.exceptions import ClientException, HTTPException
+from litestar.exceptions import ClientException
 
 from appliance.api.dialect import Dialect
 from appliance.api.disconnect import until_disconnect
@@ -180,9 +180,9 @@ async def _read_form(request: Request[Any, Any, State]) -> TranscriptionForm:
     try:
         data = await request.form()
     except ClientException as error:
+        if error.status_code != InvalidRequestError.status:  # too large, say
+            raise
         raise InvalidRequestError(f"The form cannot be read: {error.detail}") from None
-    except HTTPException:
-        raise
     except ValueError as error:  # the multipart parser's own error
         raise InvalidRequestError(f"The form cannot be read: {error}") from None
     file = data.get("file")

@@ -76,8 +76,10 @@ class EncoderGraph:
         return pool(hidden, mask, self._encoder.pooling)
 
     def logits(self, batch: list[TokenSequence]) -> Floats:
-        """Return one relevance logit per sequence, float32 [B, 1]."""
+        """Return one relevance logit per sequence, float32 [B, 1]. Raises PackError when the graph gives others."""
         logits, _ = self._run(batch)
+        if logits.size != len(batch):
+            raise PackError(f"the cross-encoder gives {logits.shape[1:]} values a pair, expected one logit")
         return np.asarray(logits, dtype=np.float32).reshape(len(batch), 1)
 
     def _run(self, batch: list[TokenSequence]) -> tuple[Floats, Ids]:

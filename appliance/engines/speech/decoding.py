@@ -149,12 +149,17 @@ def _resample(blocks: Iterator[Block], rate: int) -> Iterator[Block]:
 
     resampler = samplerate.Resampler("sinc_medium", channels=1)
     ratio = SAMPLE_RATE / rate
+    taken = given = 0
     for block in blocks:
         # The converter spreads one bad sample over all that follow.
         if not np.isfinite(block).all():
             raise _refused("the audio holds samples that are not finite numbers")
-        yield resampler.process(block, ratio)
-    yield resampler.process(np.empty(0, dtype=np.float32), ratio, end_of_input=True)
+        resampled: Block = resampler.process(block, ratio)
+        taken, given = taken + block.size, given + resampled.size
+        yield resampled
+    # The filter holds some milliseconds back; silence pushes them out.
+    rest: Block = resampler.process(np.zeros(rate // 4, dtype=np.float32), ratio)
+    yield rest[: max(0, round(taken * ratio) - given)]
 
 
 def _read_with_av(fd: int, container: Container) -> Iterator[Block]:
