@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,9 @@ from model_packs.recipe import (
     Source,
     recipe_sha256,
 )
+
+# Members that go into the pack as they are, whatever its kind.
+LICENCE_MEMBERS = ("LICENSE", "NOTICE")
 
 
 class PackParts(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,6 +80,7 @@ def build_pack(recipe: Recipe, cache: Path, *, verify: bool = False, recipes: Pa
                 members = _gather(recipe.source, cache / "sources", work, recipes)
                 kind: Any = importlib.import_module(KINDS[recipe.kind])
                 parts: PackParts = kind.build(recipe, members, out)
+                _add_licence(members, out)
                 manifest = _manifest(recipe, recipe_hash, parts, out)
                 (out / MANIFEST_NAME).write_bytes(_toml(manifest))
         except OSError as error:
@@ -99,6 +104,13 @@ def _gather(sources: list[Source], store: Path, work: Path, recipes: Path) -> di
             case HubSource():
                 members |= fetch_hub(source, store)
     return members
+
+
+def _add_licence(members: dict[str, Path], out: Path) -> None:
+    """Copy the licence texts that the recipe takes along: whoever passes a pack on must pass them on too."""
+    for name in LICENCE_MEMBERS:
+        if name in members and not (out / name).exists():
+            shutil.copyfile(members[name], out / name)
 
 
 def describe(figure: Quality) -> str:

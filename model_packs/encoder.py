@@ -7,6 +7,7 @@ LICENSE or NOTICE.
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import tempfile
 from pathlib import Path
@@ -21,9 +22,9 @@ from appliance.engines.cores import Cores
 from appliance.engines.encoding.forward import EncoderGraph, TokenSequence, open_graph
 from appliance.engines.encoding.tokenizer import TextTokenizer
 from appliance.packs.errors import PackError
-from appliance.packs.manifest import Encoder, Quality
+from appliance.packs.manifest import Encoder
 from model_packs.build import PackParts
-from model_packs.encoder_quality import embedding_quality, rerank_quality, sentence_sequences
+from model_packs.encoder_quality import embedding_quality, rerank_quality, sample_sequences
 from model_packs.errors import BuildError, RecipeError
 from model_packs.int8_matmul import Grid, dequantise, quantise
 from model_packs.recipe import Recipe
@@ -75,39 +76,52 @@ def write_encoder(
 ) -> PackParts:
     """Quantise ``float_model`` into ``out``, with its tokenizer, and measure what was lost.
 
-    Embeddings are compared with ``reference`` (unit vectors of the sample sentences, float32 [n, H])
-    when it is given, else with those of ``float_model``.
+    The task's samples are compared with ``reference`` (unit vectors float32 [n, H], or logits
+    [n, 1]) when it is given, else with what ``float_model`` makes of them.
     """
     graph_path = out / "model.onnx"
     onnx.save(quantise(float_model, grids), str(graph_path))
     pad_token_id = write_tokenizer(tokenizer_json, out / "tokenizer.json", options.pad_token)
     encoder = Encoder(pooling=options.pooling, output=options.output, pad_token_id=pad_token_id)
-    with tempfile.TemporaryDirectory(prefix="encoder-") as work:
-        onnx.save(float_model, str(Path(work) / encoder.graph))
-        try:
-            cores = Cores()
-            graph, float_graph = open_graph(out, encoder, cores), open_graph(Path(work), encoder, cores)
-            tokenizer = TextTokenizer(out / encoder.tokenizer)
-            check_vocabulary(graph, tokenizer)
-            quality: list[Quality]
-            dimensions: int | None = None
-            if recipe.task == "rerank":
-                quality = rerank_quality(graph, float_graph, tokenizer, options.context_length)
-            else:
-                sequences = sentence_sequences(tokenizer, options.context_length)
-                if reference is None:
-                    reference = np.concatenate([float_graph.vectors([sequence]) for sequence in sequences])
-                quality = embedding_quality(graph, reference, sequences)
-                dimensions = reference.shape[1]
-        except PackError as error:
-            raise BuildError(f"{recipe.name}: {error}") from error
+    cores = Cores()
+    rerank = recipe.task == "rerank"
+    try:
+        graph = open_graph(out, encoder, cores)
+        tokenizer = TextTokenizer(out / encoder.tokenizer)
+        check_vocabulary(graph, tokenizer)
+        sequences = sample_sequences(recipe.task, tokenizer, options.context_length)
+        if reference is None:
+            reference = _reference(float_model, encoder, cores, sequences, rerank=rerank)
+        measure = rerank_quality if rerank else embedding_quality
+        quality = measure(graph, reference, sequences)
+    except PackError as error:
+        raise BuildError(f"{recipe.name}: {error}") from error
     return PackParts(
-        encoder=msgspec.structs.replace(encoder, dimensions=dimensions),
+        encoder=msgspec.structs.replace(encoder, dimensions=None if rerank else reference.shape[1]),
         context_length=options.context_length,
         memory_bytes=2 * graph_path.stat().st_size + SESSION_BYTES,
-        parameters=sum(int(np.prod(tensor.dims)) for tensor in float_model.graph.initializer),
+        parameters=sum(math.prod(tensor.dims) for tensor in float_model.graph.initializer),
         quality=quality,
     )
+
+
+def _reference(
+    float_model: onnx.ModelProto,
+    encoder: Encoder,
+    cores: Cores,
+    sequences: list[TokenSequence],
+    *,
+    rerank: bool,
+) -> npt.NDArray[np.float32]:
+    """Run every sequence alone through the float model."""
+    with tempfile.TemporaryDirectory(prefix="encoder-") as work:
+        # Weights beside the graph: a float model may be larger than one protobuf message can be.
+        onnx.save(
+            float_model, str(Path(work) / encoder.graph), save_as_external_data=True, location="weights"
+        )
+        graph = open_graph(Path(work), encoder, cores)
+        run = graph.logits if rerank else graph.vectors
+        return np.concatenate([run([sequence]) for sequence in sequences])
 
 
 def read_model(path: Path) -> onnx.ModelProto:

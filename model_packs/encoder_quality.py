@@ -49,51 +49,58 @@ def embedding_quality(
 
 
 def rerank_quality(
-    graph: EncoderGraph, reference: EncoderGraph, tokenizer: TextTokenizer, context_length: int
+    graph: EncoderGraph, reference: npt.NDArray[np.float32], sequences: list[TokenSequence]
 ) -> list[Quality]:
-    """Compare the graph's scores and order of the ranked samples with those of ``reference``."""
-    differences: list[float] = []
-    batch_differences: list[float] = []
+    """Compare the graph's scores and order of the ranked samples with ``reference`` logits, float32 [n, 1]."""
+    alone = scores(np.concatenate([graph.logits([sequence]) for sequence in sequences]))
+    wanted = scores(reference)
     taus: list[float] = []
     same_first: list[bool] = []
+    batch_difference, start = 0.0, 0
     samples = ranked_samples()
     for ranked in samples:
-        pairs = pair_sequences(tokenizer, ranked.query, ranked.documents, context_length)
-        batched = scores(graph.logits(pairs))
-        alone = scores(np.concatenate([graph.logits([pair]) for pair in pairs]))
-        wanted = scores(np.concatenate([reference.logits([pair]) for pair in pairs]))
-        differences.append(float(np.abs(alone - wanted).max()))
-        batch_differences.append(float(np.abs(alone - batched).max()))
-        taus.append(kendall_tau(alone, wanted))
-        same_first.append(bool(alone.argmax() == wanted.argmax()))
-    documents = sum(len(ranked.documents) for ranked in samples)
-    sample = f"{len(samples)} queries, {documents} documents (samples/rerank.json)"
+        rows = slice(start, start + len(ranked.documents))
+        start = rows.stop
+        batched = scores(graph.logits(sequences[rows]))
+        batch_difference = max(batch_difference, float(np.abs(alone[rows] - batched).max()))
+        taus.append(kendall_tau(alone[rows], wanted[rows]))
+        same_first.append(bool(alone[rows].argmax() == wanted[rows].argmax()))
+    difference = float(np.abs(alone - wanted).max())
+    sample = f"{len(samples)} queries, {len(sequences)} documents (samples/rerank.json)"
     return [
         Quality(metric="kendall_tau", value=float(np.mean(taus)), sample=sample),
         Quality(metric="top1_agreement", value=float(np.mean(same_first)), sample=sample),
-        Quality(metric="score_difference_max", value=max(differences), sample=sample),
-        Quality(metric="batch_score_difference_max", value=max(batch_differences), sample=sample),
+        Quality(metric="score_difference_max", value=difference, sample=sample),
+        Quality(metric="batch_score_difference_max", value=batch_difference, sample=sample),
     ]
 
 
-def sentence_sequences(tokenizer: TextTokenizer, context_length: int) -> list[TokenSequence]:
-    """Return the sample sentences as the engine would read them (none is longer than the context)."""
-    encodings = tokenizer.encode(sentences())
-    return [TokenSequence(np.array(encoding.ids[:context_length], dtype=np.int64)) for encoding in encodings]
-
-
-def pair_sequences(
-    tokenizer: TextTokenizer, query: str, documents: list[str], context_length: int
-) -> list[TokenSequence]:
-    """Return the pairs of a query with each document as the engine would read them."""
+def sample_sequences(task: str, tokenizer: TextTokenizer, context_length: int) -> list[TokenSequence]:
+    """Return the samples of a task ("rerank" or another) as the engine reads them, in a fixed order."""
+    if task != "rerank":
+        encodings = tokenizer.encode(sentences())
+        return [
+            TokenSequence(np.array(encoding.ids[:context_length], dtype=np.int64)) for encoding in encodings
+        ]
     template = tokenizer.pair_template()
     budget = context_length - template.special_tokens
-    (first,) = tokenizer.first_tokens([query], budget + 1)
     pairs = []
-    for second in tokenizer.first_tokens(documents, budget + 1):
-        keep_first, keep_second = longest_first(len(first), len(second), budget)
-        pairs.append(template.join(first[:keep_first], second[:keep_second]))
+    for ranked in ranked_samples():
+        (first,) = tokenizer.first_tokens([ranked.query], budget + 1)
+        for second in tokenizer.first_tokens(ranked.documents, budget + 1):
+            keep_first, keep_second = longest_first(len(first), len(second), budget)
+            pairs.append(template.join(first[:keep_first], second[:keep_second]))
     return pairs
+
+
+def calibration_sequences(task: str, tokenizer: TextTokenizer, context_length: int) -> list[TokenSequence]:
+    """Return texts to look at activations with: none of them is among the task's samples."""
+    ranked = ranked_samples()
+    measured = {text for entry in ranked for text in (entry.query, *entry.documents)}
+    texts = sentences() if task == "rerank" else sorted(measured)
+    unseen = measured if task == "rerank" else set(sentences())
+    encodings = tokenizer.encode([text for text in texts if text not in unseen])
+    return [TokenSequence(np.array(encoding.ids[:context_length], dtype=np.int64)) for encoding in encodings]
 
 
 def scores(logits: Floats) -> npt.NDArray[np.float64]:

@@ -11,9 +11,10 @@ After a GELU, which is never below -0.17, the whole range of uint8 is used inste
 
     y = gelu + 0.17    q = round(y / max y * 255)    gelu @ W = y @ W - 0.17 * column sums of W
 
-Weights have one scale per output column and stay within +-63: the AVX2 kernel of ONNX Runtime adds
-two uint8 x int8 products in 16 bits and saturates beyond that. Weights that come quantised keep
-their integers; those that go beyond are stored as uint8 around 128, for which the kernel is exact.
+Weights have one scale per output column. ONNX Runtime's kernels for AVX2 add two uint8 x int8
+products in 16 bits and saturate when weights go beyond +-64; for uint8 x uint8 they are exact. So
+weights that come quantised keep their integers, as int8 when they stay within +-64 and as uint8
+around 128 when they do not, and float weights become uint8 around 128 (+-127).
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from onnx import helper, numpy_helper
 from model_packs.errors import BuildError
 from model_packs.onnx_graph import MICROSOFT, Graph, is_gelu
 
-WEIGHT_LIMIT = 63
+WEIGHT_LIMIT = 127
+WEIGHT_ZERO = 128
 # Saturation starts here: 255 * 64 * 2 < 2 ** 15 <= 255 * 65 * 2.
 EXACT_LIMIT = 64
 GELU_MINIMUM = 0.17
@@ -97,7 +99,7 @@ def quantise(model: onnx.ModelProto, grids: dict[str, Grid] | None = None) -> on
     writer = _Writer(graph)
     nodes: list[onnx.NodeProto] = []
     for node in graph.nodes:
-        if node.op_type == "MatMul" and _is_large_weight(graph, node.input[1]):
+        if node.op_type == "MatMul" and is_large_weight(graph, node.input[1]):
             grid = (grids or {}).get(node.input[1]) or quantised_columns(graph.array(node.input[1]))
             nodes += writer.product(node, grid)
         elif node.op_type == "Gather" and _is_table(graph, node):
@@ -110,11 +112,21 @@ def quantise(model: onnx.ModelProto, grids: dict[str, Grid] | None = None) -> on
 
 
 def quantised_columns(weight: npt.NDArray[np.generic]) -> Grid:
-    """Quantise a float weight [K, N] symmetrically to +-63, one scale per column."""
+    """Quantise a float weight [K, N] to +-127 around 128, one scale per column."""
     values = weight.astype(np.float32)
     scale = np.abs(values).max(axis=0) / WEIGHT_LIMIT
     scale[scale == 0] = 1
-    return Grid(np.rint(values / scale).astype(np.int8), scale.astype(np.float32), 0)
+    steps = np.rint(values / scale) + WEIGHT_ZERO
+    return Grid(steps.astype(np.uint8), scale.astype(np.float32), WEIGHT_ZERO)
+
+
+def is_large_weight(graph: Graph, name: str) -> bool:
+    """Say whether ``name`` is a constant matrix that ``quantise`` takes."""
+    return (
+        name in graph.constants
+        and len(graph.constants[name].dims) == 2
+        and min(graph.constants[name].dims) >= SMALLEST_SIDE
+    )
 
 
 def _integer_chain(
@@ -149,16 +161,8 @@ def _source_grid(graph: Graph, node: onnx.NodeProto, scale_name: str) -> Grid:
     if largest <= EXACT_LIMIT:
         return Grid(centred.astype(np.int8), scale, 0)
     if largest <= 127:
-        return Grid((centred + 128).astype(np.uint8), scale, 128)
+        return Grid((centred + WEIGHT_ZERO).astype(np.uint8), scale, WEIGHT_ZERO)
     raise BuildError(f"{node.name}: weights around a zero point so far from the middle are not supported")
-
-
-def _is_large_weight(graph: Graph, name: str) -> bool:
-    return (
-        name in graph.constants
-        and len(graph.constants[name].dims) == 2
-        and min(graph.constants[name].dims) >= SMALLEST_SIDE
-    )
 
 
 def _is_table(graph: Graph, node: onnx.NodeProto) -> bool:

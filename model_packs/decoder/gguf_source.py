@@ -9,7 +9,13 @@ from numpy.typing import NDArray
 
 from model_packs.decoder.gguf_file import GgufFile
 from model_packs.decoder.tokenizer import CONTROL, tokenizer_json
-from model_packs.decoder.weights import DecoderConfig, DecoderWeights, FloatArray, rotary_frequencies
+from model_packs.decoder.weights import (
+    DecoderConfig,
+    DecoderWeights,
+    FloatArray,
+    rotary_frequencies,
+    tensor_shape,
+)
 from model_packs.errors import BuildError
 
 _LAYER_NAMES = {
@@ -38,7 +44,7 @@ def read_gguf(path: Path, context_length: int | None = None) -> DecoderWeights:
     file = GgufFile(path)
     try:
         return _decoder(file, context_length)
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, ArithmeticError) as error:
         raise BuildError(f"{path.name} lacks what a decoder needs, or has it wrong: {error!r}") from error
 
 
@@ -53,6 +59,10 @@ def _decoder(file: GgufFile, context_length: int | None) -> DecoderWeights:
         top, _, part = name.rpartition(".")
         stored = f"{top.replace('layer', 'blk')}.{_LAYER_NAMES[part]}" if top else _TOP_NAMES[part]
         values = file.tensor(f"{stored}.weight")
+        if values.shape != tensor_shape(part, config):
+            raise BuildError(
+                f"the tensor {stored} has the shape {values.shape}, which the header contradicts"
+            )
         if part in ("q", "k"):
             return _half_split(values, config.heads if part == "q" else config.kv_heads)
         return values

@@ -45,7 +45,8 @@ class TeacherForcing:
     """Runs a decoder graph over given tokens, prefilling in chunks into one reused KV cache."""
 
     def __init__(self, graph: Path, config: DecoderConfig, cores: Cores) -> None:
-        self._session = cores.session(graph)
+        # Long runs gain nothing from threads that spin, and a build should leave the machine usable.
+        self._session = cores.session(graph, session__intra_op__allow_spinning="0")
         shape = (1, config.kv_heads, min(WINDOW, config.context_length), config.head_dim)
         self._cache = [np.zeros(shape, dtype=np.float32) for _ in range(2 * config.layers)]
 

@@ -9,7 +9,13 @@ from typing import Annotated, Any
 import msgspec
 
 from model_packs.decoder.safetensors_file import SafetensorsFiles
-from model_packs.decoder.weights import DecoderConfig, DecoderWeights, FloatArray, rotary_frequencies
+from model_packs.decoder.weights import (
+    DecoderConfig,
+    DecoderWeights,
+    FloatArray,
+    rotary_frequencies,
+    tensor_shape,
+)
 from model_packs.errors import BuildError
 
 # Architectures that are Llama's with other sizes; those marked True have biases on q, k and v.
@@ -91,7 +97,7 @@ def read_safetensors(members: dict[str, Path], context_length: int | None = None
         stored = (
             f"model.{layer.replace('layer', 'layers')}.{_LAYER_NAMES[part]}" if layer else _TOP_NAMES[part]
         )
-        return files.tensor(stored, _shape(part, config))
+        return files.tensor(stored, tensor_shape(part, config))
 
     words = _json(members, "tokenizer_config.json")
     template = words.get("chat_template")
@@ -147,25 +153,6 @@ def _config(hf: HfConfig, files: SafetensorsFiles, context_length: int | None) -
         tied=hf.tie_word_embeddings or _TOP_NAMES["head"] not in files,
         attention_bias=_ARCHITECTURES[architecture],
     )
-
-
-def _shape(part: str, config: DecoderConfig) -> tuple[int, ...]:
-    hidden, inner = config.hidden_size, config.intermediate_size
-    queries, keys = config.heads * config.head_dim, config.kv_heads * config.head_dim
-    return {
-        "embedding": (config.vocab_size, hidden),
-        "head": (config.vocab_size, hidden),
-        "q": (queries, hidden),
-        "k": (keys, hidden),
-        "v": (keys, hidden),
-        "q_bias": (queries,),
-        "k_bias": (keys,),
-        "v_bias": (keys,),
-        "o": (hidden, queries),
-        "gate": (inner, hidden),
-        "up": (inner, hidden),
-        "down": (hidden, inner),
-    }.get(part, (hidden,))
 
 
 def _json(members: dict[str, Path], name: str) -> dict[str, Any]:

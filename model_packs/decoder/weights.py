@@ -14,6 +14,9 @@ from model_packs.errors import BuildError
 
 FloatArray = NDArray[np.float32]
 
+# The graph holds a table of rotary angles for every position.
+MAX_CONTEXT = 1 << 20
+
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderConfig:
@@ -38,11 +41,13 @@ class DecoderConfig:
 
     def __post_init__(self) -> None:
         """Refuse shapes that the graph cannot express."""
-        if (
-            min(self.layers, self.heads, self.kv_heads, self.head_dim, self.vocab_size, self.context_length)
-            < 1
-        ):
+        sizes = (self.layers, self.heads, self.kv_heads, self.head_dim, self.vocab_size, self.hidden_size)
+        if min(*sizes, self.intermediate_size) < 1:
             raise BuildError("the model's configuration has a size below 1")
+        if not 1 <= self.context_length <= MAX_CONTEXT:
+            raise BuildError(f"a context of {self.context_length} tokens is not served (most: {MAX_CONTEXT})")
+        if not np.isfinite(self.inverse_frequencies).all():
+            raise BuildError("the model's rotary frequencies are not numbers")
         if self.heads % self.kv_heads:
             raise BuildError(f"{self.heads} heads cannot share {self.kv_heads} key/value heads")
         if self.head_dim % 16 or self.inverse_frequencies.shape != (self.head_dim // 2,):
@@ -68,6 +73,27 @@ class DecoderWeights:
     bos_token: str
     eos_token: str
     eos_token_ids: list[int]
+
+
+def tensor_shape(part: str, config: DecoderConfig) -> tuple[int, ...]:
+    """Return the shape of the tensor whose name ends in ``part``."""
+    hidden, inner = config.hidden_size, config.intermediate_size
+    queries, keys = config.heads * config.head_dim, config.kv_heads * config.head_dim
+    shapes: dict[str, tuple[int, ...]] = {
+        "embedding": (config.vocab_size, hidden),
+        "head": (config.vocab_size, hidden),
+        "q": (queries, hidden),
+        "k": (keys, hidden),
+        "v": (keys, hidden),
+        "q_bias": (queries,),
+        "k_bias": (keys,),
+        "v_bias": (keys,),
+        "o": (hidden, queries),
+        "gate": (inner, hidden),
+        "up": (inner, hidden),
+        "down": (hidden, inner),
+    }
+    return shapes.get(part, (hidden,))  # the norms
 
 
 def parameter_count(config: DecoderConfig) -> int:

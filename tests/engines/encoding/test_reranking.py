@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 
 from appliance.engines.encoding.reranking import RerankEngine
 from appliance.engines.errors import InputRefusedError
+from tests.engines.encoding.waiting import until
 from tests.packs_fixture import built_pack
 
 QUERY = "how long does a refund take"
@@ -68,7 +69,7 @@ async def test_no_documents_is_refused(reranker: RerankEngine) -> None:
 
 
 async def test_the_largest_request_is_prepared_without_holding_the_loop(reranker: RerankEngine) -> None:
-    documents = [f"{number} " + "a tale of roads and rivers " * 4_600 for number in range(2048)]
+    documents = [f"{number} " + "a tale of roads and rivers " * 4_500 for number in range(2048)]
     assert all(len(document) <= 122_880 for document in documents)
     gaps: list[float] = []
 
@@ -82,8 +83,7 @@ async def test_the_largest_request_is_prepared_without_holding_the_loop(reranker
 
     watcher = asyncio.create_task(watch())
     scoring = asyncio.create_task(reranker.score(QUERY, documents))
-    while not reranker.queued_tokens:
-        await asyncio.sleep(0.002)
+    await until(lambda: reranker.queued_tokens > 0)
     # Another request does not have to wait for the million tokens in front of it.
     assert (await reranker.score(QUERY, DOCUMENTS)).logits.argmax() == 1
     assert not scoring.done()

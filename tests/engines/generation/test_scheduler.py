@@ -21,6 +21,7 @@ from appliance.engines.generation.kv_cache import bytes_per_token
 from appliance.engines.generation.model import DecoderModel
 from appliance.engines.generation.rows import RowTable
 from appliance.errors import OverloadedError
+from appliance.packs.errors import PackError
 from appliance.packs.manifest import Decoder, Manifest
 from tests.engines.generation.conftest import CACHE_BYTES, answer, ask
 
@@ -54,7 +55,7 @@ def one_row(
 
 
 async def test_the_context_s_end_is_a_length(one_row: GenerationEngine) -> None:
-    prompt = PROMPT * 84  # 504 tokens: two chunks, then the last block of memory
+    prompt = PROMPT * 84  # 504 tokens: several chunks, then the last block of memory
     whole = await answer(ask(one_row, prompt, 8))
     assert (len(whole.token_ids), whole.last.finish_reason) == (8, "length")
     with pytest.raises(InputRefusedError, match="maximum context length is 512 tokens") as refused:
@@ -194,3 +195,25 @@ async def test_closing_ends_everything(
             await answer(stream)
     with pytest.raises(EngineError):
         ask(engine, PROMPT, 4)
+
+
+async def test_a_short_prompt_does_not_wait_for_a_long_one_to_end(engine: GenerationEngine) -> None:
+    long, short = ask(engine, PROMPT * 200, 1), ask(engine, PROMPT, 1)
+    waiting = asyncio.create_task(anext(long))
+    await answer(short)
+    assert not waiting.done()
+    long.cancel()
+    with pytest.raises(StopAsyncIteration):
+        await waiting
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"layers": 29}, {"kv_heads": 9}, {"head_dim": 32}, {"vocab_size": 1000}, {"graph": "tokenizer.json"}],
+)
+def test_a_pack_that_is_not_what_it_says_is_refused(
+    pack: Path, manifest: Manifest, decoder: Decoder, cores: Cores, wrong: dict[str, Any]
+) -> None:
+    claimed = msgspec.structs.replace(manifest, decoder=msgspec.structs.replace(decoder, **wrong))
+    with pytest.raises(PackError):
+        GenerationEngine(pack, claimed, cores, kv_cache_bytes=CACHE_BYTES, max_queue=1)
