@@ -22,17 +22,20 @@ ASSETS = {
     "favicon-32x32.png": "image/png",
 }
 
-PAGE = """<!DOCTYPE html>
+# The bundle's version is part of its assets' addresses: an upgraded box must not meet old ones in a cache.
+ASSETS_PATH = f"/docs/assets/{swagger_ui_bundle.swagger_ui_path.name}"
+
+PAGE = f"""<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <title>appliance API</title>
-<link rel="stylesheet" href="/docs/assets/swagger-ui.css">
-<link rel="icon" type="image/png" href="/docs/assets/favicon-32x32.png">
+<link rel="stylesheet" href="{ASSETS_PATH}/swagger-ui.css">
+<link rel="icon" type="image/png" href="{ASSETS_PATH}/favicon-32x32.png">
 </head>
 <body>
 <div id="swagger-ui"></div>
-<script src="/docs/assets/swagger-ui-bundle.js"></script>
+<script src="{ASSETS_PATH}/swagger-ui-bundle.js"></script>
 <script src="/docs/start.js"></script>
 </body>
 </html>
@@ -60,6 +63,7 @@ def openapi_config() -> OpenAPIConfig:
             security_schemes={"key": SecurityScheme(type="http", scheme="bearer")},
         ),
         security=[{"key": []}],
+        use_handler_docstrings=True,
         # The document and the page are served below, not by the framework's plugins: those load from a CDN.
         render_plugins=[],
         path="/unused",
@@ -87,7 +91,7 @@ async def documentation_start() -> Response[str]:
     return Response(START, media_type="text/javascript")
 
 
-@get("/docs/assets/{name:str}", include_in_schema=False, public=True)
+@get(ASSETS_PATH + "/{name:str}", include_in_schema=False, public=True)
 async def documentation_asset(name: str) -> Response[bytes]:
     """Answer one of the page's assets."""
     if name not in ASSETS:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 LOG_FORMAT = "%(levelname)s %(name)s: %(message)s"
 BACKLOG = 1024
 EXAMPLE_BODY = (
-    '{"model": "smollm2-135m-instruct", "messages": '
+    '{"model": "smollm2-135m-instruct", "max_tokens": 100, "messages": '
     '[{"role": "user", "content": "Why is the sky blue?"}]}'
 )
 KEEP_ALIVE_SECONDS = 65

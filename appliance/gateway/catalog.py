@@ -136,6 +136,8 @@ class Catalog:
             return
         model.engine = engine
         log.info("model %s loaded in %.2f s", manifest.name, time.monotonic() - started)
+        if self.ready():
+            log.info("all models are loaded")
 
     async def _unload(self, model: ServedModel) -> None:
         if model.loading is not None:

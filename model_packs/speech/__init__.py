@@ -21,9 +21,10 @@ from model_packs.recipe import Recipe
 REVISION = 1
 
 MODEL_FILE = "model.bin"
-# Whisper's text context in tokens is the model's own; the engine's buffers beside the weights were
-# measured as resident memory after transcribing a full window.
-_WORK_BYTES_PER_STATE = 200_000
+# Measured as resident memory of the worker after full windows, beside the weights: the interpreter with
+# numpy, and whisper.cpp's buffers, which grow with the model's width.
+_INTERPRETER_BYTES = 60_000_000
+_BUFFER_BYTES_PER_STATE = 150_000
 
 
 def build(recipe: Recipe, members: dict[str, Path], out: Path) -> PackParts:
@@ -62,7 +63,9 @@ def build(recipe: Recipe, members: dict[str, Path], out: Path) -> PackParts:
     return PackParts(
         speech=Speech(model=MODEL_FILE, multilingual=shape.multilingual, alignment=alignment),
         context_length=shape.n_text_ctx,
-        memory_bytes=model.stat().st_size + shape.n_audio_state * _WORK_BYTES_PER_STATE,
+        memory_bytes=model.stat().st_size
+        + _INTERPRETER_BYTES
+        + shape.n_audio_state * _BUFFER_BYTES_PER_STATE,
         parameters=int(sum(np.prod(tensor.shape) for tensor in tensors.values())),
         quality=[
             Quality(

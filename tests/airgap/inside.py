@@ -55,7 +55,7 @@ def call_everything(service: Service) -> None:
     with service.http as http:
         body = {"query": "a", "documents": ["b", "c"], "model": RERANK}
         http.post("/v1/rerank", json=body).raise_for_status()
-        for path in ("/v1/models", "/metrics", "/docs", "/docs/assets/swagger-ui-bundle.js", "/openapi.json"):
+        for path in ("/v1/models", "/metrics", "/docs", "/docs/start.js", "/openapi.json"):
             http.get(path).raise_for_status()
 
 

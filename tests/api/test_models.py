@@ -105,7 +105,8 @@ def test_the_documentation_page_loads_nothing_from_elsewhere(service: Service) -
         assert asset.startswith("/docs/")
         assert httpx.get(service.base_url + asset).status_code == 200
     assert "default-src 'self'" in page.headers["content-security-policy"]
-    assert httpx.get(f"{service.base_url}/docs/assets/..%2f..%2fsecret.key").status_code == 404
+    folder = next(asset for asset in assets if asset.endswith(".css")).rsplit("/", 1)[0]
+    assert httpx.get(f"{service.base_url}{folder}/..%2f..%2fsecret.key").status_code == 404
 
 
 def test_the_openapi_document_describes_every_body(service: Service) -> None:

@@ -72,7 +72,7 @@ async def transcriptions(request: Request[Any, Any, State]) -> Response[Any]:
         transcription = engine.transcribe(descriptor, form.options)
     await form.file.close()
     if form.stream:
-        return await _stream(request, transcription, form, dialect)
+        return await _stream(request, transcription, dialect)
     return await until_disconnect(request, _complete(transcription, form))
 
 
@@ -93,7 +93,7 @@ async def _complete(transcription: Transcription, form: TranscriptionForm) -> Re
 
 
 async def _stream(
-    request: Request[Any, Any, State], transcription: Transcription, form: TranscriptionForm, dialect: Dialect
+    request: Request[Any, Any, State], transcription: Transcription, dialect: Dialect
 ) -> Response[Any]:
     # What is wrong with the audio must answer with a status, before the first byte.
     try:
