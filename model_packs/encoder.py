@@ -32,8 +32,8 @@ from model_packs.recipe import Recipe
 REVISION: int = 1
 
 LEGAL = ("LICENSE", "LICENCE", "NOTICE", "MODEL_LICENSES")
-# What a loaded session keeps beside its weights, which ONNX Runtime holds about twice (as stored and
-# packed for its kernels), and the working memory of a batch of 512 tokens.
+# What a loaded session keeps beside its weights: its tokenizer and the working memory of a batch of 512
+# tokens. (Measured with a 34 MB graph: 59 MB resident after use.)
 SESSION_BYTES = 48 << 20
 
 
@@ -99,7 +99,7 @@ def write_encoder(
     return PackParts(
         encoder=msgspec.structs.replace(encoder, dimensions=None if rerank else reference.shape[1]),
         context_length=options.context_length,
-        memory_bytes=2 * graph_path.stat().st_size + SESSION_BYTES,
+        memory_bytes=graph_path.stat().st_size + SESSION_BYTES,
         parameters=sum(math.prod(tensor.dims) for tensor in float_model.graph.initializer),
         quality=quality,
     )

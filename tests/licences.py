@@ -30,7 +30,9 @@ def licence_of(name: str) -> str:
     if name in READ_BY_HAND:
         return READ_BY_HAND[name]
     metadata = distribution(name).metadata.json
-    classifiers = [c.split(" :: ")[-1] for c in metadata.get("classifier", []) if c.startswith("License")]
+    classifiers = [
+        line.split(" :: ")[-1] for line in metadata.get("classifier", []) if line.startswith("License")
+    ]
     field = str(metadata.get("license", "")).strip().splitlines()[:1]
     return str(metadata.get("license_expression") or " ".join(classifiers) or " ".join(field))
 

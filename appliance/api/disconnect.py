@@ -1,10 +1,10 @@
-"""Work that ends when its client leaves."""
+"""Work that ends when its client leaves, or its request ends in any other way."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, MutableMapping
 from typing import Any, TypeVar
 
 from litestar import Request
@@ -12,6 +12,8 @@ from litestar import Request
 from appliance.errors import ApplianceError
 
 T = TypeVar("T")
+
+_AT_END = "appliance.at_end"
 
 
 class ClientGoneError(ApplianceError):
@@ -43,3 +45,19 @@ async def until_disconnect(request: Request[Any, Any, Any], work: Coroutine[Any,
 async def _disconnected(request: Request[Any, Any, Any]) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
+
+
+def at_end(request: Request[Any, Any, Any], callback: Callable[[], None]) -> None:
+    """Call ``callback`` when the request is over, however it ends.
+
+    A stream whose client leaves before the first event never starts its generator, so no ``finally``
+    in it would run.
+    """
+    callbacks: list[Callable[[], None]] = request.scope.setdefault(_AT_END, [])  # type: ignore[typeddict-item]
+    callbacks.append(callback)
+
+
+def run_at_end(scope: MutableMapping[str, Any]) -> None:
+    """Run what ``at_end`` took; the outermost layer calls this once per request."""
+    for callback in scope.get(_AT_END, ()):
+        callback()

@@ -10,6 +10,7 @@ from typing import Any
 
 from litestar.types import ASGIApp, Message, Receive, Send
 
+from appliance.api.disconnect import run_at_end
 from appliance.api.monitoring.metrics import Metrics
 from appliance.errors import ApplianceError
 
@@ -64,6 +65,7 @@ def observed(app: ASGIApp, metrics: Metrics, body_seconds: float) -> ASGIApp:
         try:
             await app(scope, receive_in_time, send_with_id)
         finally:
+            run_at_end(scope)
             metrics.in_flight.dec()
             route = _route(scope)
             metrics.requests.labels(scope["method"], route, status).inc()

@@ -14,7 +14,7 @@ from litestar.datastructures import State, UploadFile
 from litestar.exceptions import ClientException
 
 from appliance.api.dialect import Dialect
-from appliance.api.disconnect import until_disconnect
+from appliance.api.disconnect import at_end, until_disconnect
 from appliance.api.errors import dialect_of
 from appliance.api.event_stream import event_stream
 from appliance.engines.speech.contract import AudioInfo, Segment, TranscriptionOptions
@@ -70,6 +70,7 @@ async def transcriptions(request: Request[Any, Any, State]) -> Response[Any]:
     with spool.hand_over(form.file.file) as descriptor:
         # The engine keeps a descriptor of its own while it works.
         transcription = engine.transcribe(descriptor, form.options)
+        at_end(request, transcription.cancel)
     await form.file.close()
     if form.stream:
         return await _stream(request, transcription, dialect)
@@ -77,11 +78,8 @@ async def transcriptions(request: Request[Any, Any, State]) -> Response[Any]:
 
 
 async def _complete(transcription: Transcription, form: TranscriptionForm) -> Response[Any]:
-    try:
-        info = await transcription.info()
-        segments = [segment async for segment in transcription]
-    finally:
-        await transcription.aclose()
+    info = await transcription.info()
+    segments = [segment async for segment in transcription]
     if form.response_format == "text":
         return Response(_text(segments) + "\n", media_type="text/plain")
     if form.response_format == "srt":
@@ -96,24 +94,17 @@ async def _stream(
     request: Request[Any, Any, State], transcription: Transcription, dialect: Dialect
 ) -> Response[Any]:
     # What is wrong with the audio must answer with a status, before the first byte.
-    try:
-        info = await until_disconnect(request, transcription.info())
-    except BaseException:
-        await transcription.aclose()
-        raise
+    info = await until_disconnect(request, transcription.info())
     return event_stream(_events(transcription, info), dialect, done=False)
 
 
 async def _events(transcription: Transcription, info: AudioInfo) -> AsyncGenerator[dict[str, Any], None]:
     segments: list[Segment] = []
-    try:
-        async for segment in transcription:
-            text = segment.text if segments else segment.text.lstrip()
-            segments.append(segment)
-            yield {"type": "transcript.text.delta", "delta": text}
-        yield {"type": "transcript.text.done", "text": _text(segments), "usage": _usage(info)}
-    finally:
-        await transcription.aclose()
+    async for segment in transcription:
+        text = segment.text if segments else segment.text.lstrip()
+        segments.append(segment)
+        yield {"type": "transcript.text.delta", "delta": text}
+    yield {"type": "transcript.text.done", "text": _text(segments), "usage": _usage(info)}
 
 
 def transcription_body(info: AudioInfo, segments: list[Segment], form: TranscriptionForm) -> dict[str, Any]:

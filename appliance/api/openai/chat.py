@@ -14,7 +14,7 @@ from litestar.datastructures import State
 from appliance.api.authentication import account_of
 from appliance.api.body import read_json
 from appliance.api.dialect import Dialect
-from appliance.api.disconnect import until_disconnect
+from appliance.api.disconnect import at_end, until_disconnect
 from appliance.api.errors import dialect_of
 from appliance.api.event_stream import event_stream
 from appliance.api.openai.fingerprint import system_fingerprint
@@ -134,6 +134,7 @@ async def chat_completions(request: Request[Any, Any, State]) -> Response[Any]:
             cache_scope=account_of(request).cache_scope,
         )
     )
+    at_end(request, generation.cancel)
     head = {
         "id": f"chatcmpl-{uuid.uuid4().hex}",
         "created": int(time.time()),
@@ -164,13 +165,10 @@ def _check(body: ChatRequest, dialect: Dialect) -> None:
 async def _complete(generation: Generation, head: dict[str, Any]) -> Response[bytes]:
     parts: list[str] = []
     finish_reason, stop_reason = "stop", None
-    try:
-        async for delta in generation:
-            parts.append(delta.text)
-            if delta.finish_reason is not None:
-                finish_reason, stop_reason = delta.finish_reason, delta.stop_reason
-    finally:
-        generation.cancel()
+    async for delta in generation:
+        parts.append(delta.text)
+        if delta.finish_reason is not None:
+            finish_reason, stop_reason = delta.finish_reason, delta.stop_reason
     answer = ChatCompletion(
         **head,
         choices=[
@@ -208,13 +206,10 @@ async def _chunks(
     def counts() -> Usage:
         return usage(generation.prompt_tokens, generation.completion_tokens)
 
-    try:
-        yield chunk({"role": "assistant", "content": ""})
-        async for delta in generation:
-            if delta.text or delta.finish_reason:
-                text = {"content": delta.text} if delta.text else {}
-                yield chunk(text, delta.finish_reason, delta.stop_reason)
-        if options is not None and options.usage:
-            yield {**head, "choices": [], "usage": counts()}
-    finally:
-        generation.cancel()
+    yield chunk({"role": "assistant", "content": ""})
+    async for delta in generation:
+        if delta.text or delta.finish_reason:
+            text = {"content": delta.text} if delta.text else {}
+            yield chunk(text, delta.finish_reason, delta.stop_reason)
+    if options is not None and options.usage:
+        yield {**head, "choices": [], "usage": counts()}

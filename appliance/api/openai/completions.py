@@ -14,7 +14,7 @@ from litestar.datastructures import State
 
 from appliance.api.authentication import account_of
 from appliance.api.body import read_json
-from appliance.api.disconnect import until_disconnect
+from appliance.api.disconnect import at_end, until_disconnect
 from appliance.api.errors import dialect_of
 from appliance.api.event_stream import event_stream
 from appliance.api.openai.fingerprint import system_fingerprint
@@ -96,11 +96,9 @@ async def completions(request: Request[Any, Any, State]) -> Response[Any]:
         for ids in prompts
     ]
     generations: list[Generation] = []
-    try:
-        generations.extend(engine.submit(item) for item in requests)
-    except BaseException:
-        _cancel(generations)
-        raise
+    for item in requests:
+        generations.append(engine.submit(item))
+        at_end(request, generations[-1].cancel)
     head = {
         "id": f"cmpl-{uuid.uuid4().hex}",
         "created": int(time.time()),
@@ -149,11 +147,6 @@ def _empty_prompt() -> InvalidRequestError:
     return InvalidRequestError("Either prompt or prompt_ids should be provided.", param="prompt")
 
 
-def _cancel(generations: list[Generation]) -> None:
-    for generation in generations:
-        generation.cancel()
-
-
 def _usage(generations: list[Generation]) -> Usage:
     return usage(
         sum(generation.prompt_tokens for generation in generations),
@@ -163,22 +156,19 @@ def _usage(generations: list[Generation]) -> Usage:
 
 async def _complete(generations: list[Generation], head: dict[str, Any]) -> Response[bytes]:
     choices: list[CompletionChoice] = []
-    try:
-        for index, generation in enumerate(generations):
-            parts: list[str] = []
-            last = Delta(text="", token_ids=[], finish_reason="stop")
-            async for last in generation:
-                parts.append(last.text)
-            choices.append(
-                CompletionChoice(
-                    index=index,
-                    text="".join(parts),
-                    finish_reason=last.finish_reason or "stop",
-                    stop_reason=last.stop_reason,
-                )
+    for index, generation in enumerate(generations):
+        parts: list[str] = []
+        last = Delta(text="", token_ids=[], finish_reason="stop")
+        async for last in generation:
+            parts.append(last.text)
+        choices.append(
+            CompletionChoice(
+                index=index,
+                text="".join(parts),
+                finish_reason=last.finish_reason or "stop",
+                stop_reason=last.stop_reason,
             )
-    finally:
-        _cancel(generations)
+        )
     answer = Completion(**head, choices=choices, usage=_usage(generations))
     return Response(msgspec.json.encode(answer), media_type="application/json")
 
@@ -190,26 +180,23 @@ async def _chunks(
     options = body.stream_options
     head = {**head, "object": "text_completion"}
     with_usage = options is not None and options.usage
-    try:
-        async for index, delta in _merged(generations):
-            if not delta.text and delta.finish_reason is None:
-                continue
-            choice = {
-                "index": index,
-                "text": delta.text,
-                "logprobs": None,
-                "finish_reason": delta.finish_reason,
-                "stop_reason": delta.stop_reason,
-            }
-            chunk: dict[str, Any] = {**head, "choices": [choice]}
-            if with_usage:
-                running = options is not None and options.continuous_usage_stats
-                chunk["usage"] = _usage(generations) if running else None
-            yield chunk
+    async for index, delta in _merged(generations):
+        if not delta.text and delta.finish_reason is None:
+            continue
+        choice = {
+            "index": index,
+            "text": delta.text,
+            "logprobs": None,
+            "finish_reason": delta.finish_reason,
+            "stop_reason": delta.stop_reason,
+        }
+        chunk: dict[str, Any] = {**head, "choices": [choice]}
         if with_usage:
-            yield {**head, "choices": [], "usage": _usage(generations)}
-    finally:
-        _cancel(generations)
+            running = options is not None and options.continuous_usage_stats
+            chunk["usage"] = _usage(generations) if running else None
+        yield chunk
+    if with_usage:
+        yield {**head, "choices": [], "usage": _usage(generations)}
 
 
 async def _merged(generations: list[Generation]) -> AsyncGenerator[tuple[int, Delta], None]:

@@ -16,6 +16,8 @@ from appliance.engines.speech.rules import TOKENS_PER_SECOND
 from appliance.engines.speech.window import Attempt, Hearing, WindowDecoder
 
 WINDOW_SECONDS = 30
+# A shorter rest at the end of the audio, in which nothing was heard, is not listened to once more.
+SHORTEST_REST_SECONDS = 1.0
 # Below -80 dB of full scale: not even the noise of a microphone, so the model is not asked.
 SILENCE_PEAK = 1e-4
 # Only this much of the end of a prompt can reach the model.
@@ -103,7 +105,8 @@ class Transcriber:
             attempt = self._decoder.decode(
                 prompt, hearing, self._options.temperature, max_tokens=self._model.n_text_ctx // 2
             )
-            spans, advance = self._split(attempt, samples.size)
+            last = seek + samples.size >= audio.samples
+            spans, advance = self._split(attempt, samples.size, last=last)
             offset = seek / SAMPLE_RATE
             segments: list[Segment] = []
             for span in [] if attempt.silent else spans:
@@ -140,7 +143,7 @@ class Transcriber:
             prompt += [model.language_token(_CODES.index(language)), task]
         return prompt
 
-    def _split(self, attempt: Attempt, size: int) -> tuple[list[_Span], int]:
+    def _split(self, attempt: Attempt, size: int, *, last: bool) -> tuple[list[_Span], int]:
         """Cut the tokens at pairs of time stamps; return the spans and how many samples were dealt with.
 
         Text after the last pair is dropped: the next window begins there and hears it whole.
@@ -156,10 +159,14 @@ class Transcriber:
         if ends_single:
             cuts.append(len(tokens))
         spans = []
-        for first, last in zip([0, *cuts], cuts, strict=False):
-            start, end = tokens[first] - begin, tokens[last - 1] - begin
-            spans.append(_Span(start / TOKENS_PER_SECOND, end / TOKENS_PER_SECOND, tokens[first:last]))
+        for first, stop in zip([0, *cuts], cuts, strict=False):
+            start, end = tokens[first] - begin, tokens[stop - 1] - begin
+            spans.append(_Span(start / TOKENS_PER_SECOND, end / TOKENS_PER_SECOND, tokens[first:stop]))
         heard = 0 if ends_single else (tokens[cuts[-1] - 1] - begin) * SAMPLE_RATE // TOKENS_PER_SECOND
+        # The last window: what is left of it was heard already, and no word in it.
+        nothing_dropped = all(is_time[cuts[-1] :])
+        if last and nothing_dropped and size - heard < SHORTEST_REST_SECONDS * SAMPLE_RATE:
+            heard = size
         return spans, min(heard, size) or size
 
     def _segment(
