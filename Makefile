@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 export APPLIANCE_DATA_DIR ?= $(CURDIR)/var
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help serve packs test test-export check format bench lock clean
+
+.PHONY: help serve packs packs-env test test-export check format bench lock clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -17,7 +18,10 @@ packs: $(VENV)/.build ## Build the default model packs (cached) and put them int
 	@$(BIN)/python -m model_packs build --default --into "$(APPLIANCE_DATA_DIR)/packs"
 
 test: $(VENV)/.dev ## Run all tests but the optimum export
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not export"
+
+test-export: $(VENV)/.dev .venv-packs/.done ## Test the export through optimum (its own environment, with torch)
+	$(BIN)/python -m pytest -m export
 
 check: $(VENV)/.dev ## Lint, format, types, licences
 	$(BIN)/ruff check .
@@ -29,10 +33,13 @@ format: $(VENV)/.dev ## Format and mend what can be mended
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+packs-env: .venv-packs/.done ## Make the environment of the optimum exporter
+
 bench: $(VENV)/.dev ## Measure against peers, in one run; writes tests/benchmarks/RESULTS.md
 	$(BIN)/python -m tests.benchmarks
 
 lock: $(VENV)/.dev ## Renew the hash-pinned requirement files
+	$(LOCK) --excludes requirements/export.excludes --no-emit-package torch -o requirements/export.txt requirements/export.in
 	$(LOCK) --extra build --extra dev -o requirements/dev.txt requirements/editable.in pyproject.toml
 	$(LOCK) --extra build -c requirements/dev.txt -o requirements/build.txt requirements/editable.in pyproject.toml
 	$(LOCK) -c requirements/dev.txt -o requirements/runtime.txt pyproject.toml
@@ -51,6 +58,14 @@ define install
 	@$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .
 	@touch $@
 endef
+
+# torch comes first and by version only: its CPU build, where the package source offers one, has its own hash.
+.venv-packs/.done: requirements/export.in requirements/export.txt
+	@test -x .venv-packs/bin/python || $(PYTHON) -m venv .venv-packs
+	@echo "Installing the export environment ..."
+	@.venv-packs/bin/python -m pip install -q "$$(grep '^torch==' requirements/export.in)"
+	@.venv-packs/bin/python -m pip install -q --no-deps --require-hashes -r requirements/export.txt
+	@touch $@
 
 $(VENV)/.build: requirements/build.txt pyproject.toml
 	$(call install,requirements/build.txt)

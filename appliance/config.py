@@ -19,7 +19,7 @@ from appliance.errors import ApplianceError
 DEFAULT_CONFIG_FILE = Path("/etc/appliance/appliance.toml")
 ENVIRONMENT_PREFIX = "APPLIANCE_"
 # Read by other parts of the program, not settings of the service.
-OTHER_VARIABLES = frozenset({"CONFIG", "SOURCES_DIR"})
+OTHER_VARIABLES = frozenset({"CONFIG", "SOURCES_DIR", "EXPORT_PYTHON"})
 
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 Count = Annotated[int, msgspec.Meta(ge=1)]

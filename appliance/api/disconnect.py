@@ -53,8 +53,8 @@ def at_end(request: Request[Any, Any, Any], callback: Callable[[], None]) -> Non
     A stream whose client leaves before the first event never starts its generator, so no ``finally``
     in it would run.
     """
-    callbacks: list[Callable[[], None]] = request.scope.setdefault(_AT_END, [])  # type: ignore[typeddict-item]
-    callbacks.append(callback)
+    scope: MutableMapping[str, Any] = request.scope  # type: ignore[assignment] # our own key beside ASGI's
+    scope.setdefault(_AT_END, []).append(callback)
 
 
 def run_at_end(scope: MutableMapping[str, Any]) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from appliance.cli import settings_of
+from appliance.cli.privacy import hide_memory
 from appliance.config import Settings
 from appliance.control.errors import ControlError
 
@@ -40,6 +41,7 @@ def command(ctx: click.Context, /, **flags: object) -> None:
     logging.basicConfig(level=settings.log_level.upper(), format=LOG_FORMAT, stream=sys.stderr)
     # The client library logs every call at info level.
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    hide_memory()
     listener = listen(settings)
     with listener:
         run(settings, listener)

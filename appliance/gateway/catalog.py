@@ -11,6 +11,7 @@ from appliance.config import Settings
 from appliance.engines.cores import Cores
 from appliance.gateway.engines import SERVED_TASKS, Engine, close_engine, open_engine
 from appliance.gateway.errors import ModelBrokenError, ModelLoadingError, ModelNotFoundError, WrongTaskError
+from appliance.packs.errors import PackError
 from appliance.packs.manifest import Manifest, Task
 from appliance.packs.store import PackStore
 
@@ -125,10 +126,7 @@ class Catalog:
         manifest = model.manifest
         started = time.monotonic()
         try:
-            # Files that changed since they were last checked are hashed again.
-            await asyncio.to_thread(self._packs.verify, manifest.name, cached=True)
-            directory = await asyncio.to_thread(self._packs.directory, manifest.name)
-            engine = await open_engine(directory, manifest, self._cores, self._settings)
+            engine = await self._open(manifest)
         except Exception as error:
             # Whatever is wrong with it, the box goes on without this model; requests for it say so.
             model.error = str(error)
@@ -138,6 +136,15 @@ class Catalog:
         log.info("model %s loaded in %.2f s", manifest.name, time.monotonic() - started)
         if self.ready():
             log.info("all models are loaded")
+
+    async def _open(self, manifest: Manifest) -> Engine:
+        # Files that changed since they were last checked are hashed again.
+        verified = await asyncio.to_thread(self._packs.verify, manifest.name, cached=True)
+        if verified != manifest:
+            # The refresh that follows its installation takes the new version in.
+            raise PackError(f"pack {manifest.name} was replaced while it was being loaded")
+        directory = await asyncio.to_thread(self._packs.directory, manifest.name)
+        return await open_engine(directory, manifest, self._cores, self._settings)
 
     async def _unload(self, model: ServedModel) -> None:
         if model.loading is not None:

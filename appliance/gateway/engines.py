@@ -23,8 +23,12 @@ async def open_engine(directory: Path, manifest: Manifest, cores: Cores, setting
     """Load a pack's model, which takes up to seconds. Raises EngineError or PackError."""
     engine = await asyncio.to_thread(_load, directory, manifest, cores, settings)
     if isinstance(engine, SpeechEngine):
-        await engine.start()
-        await engine.wait_ready()
+        try:
+            await engine.start()
+            await engine.wait_ready()
+        except BaseException:
+            await engine.close()  # else its worker would be started again and again
+            raise
     return engine
 
 
