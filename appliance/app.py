@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from litestar import Litestar
 from litestar.config.app import AppConfig
@@ -42,20 +42,25 @@ def build_app(stores: Stores) -> ASGIApp:
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
         sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
         catalog = Catalog(stores.packs, Cores(settings.threads), settings)
-        jobs = JobRunner(stores.database, job_handlers(stores.packs, settings))
+        loop = asyncio.get_running_loop()
+
+        def job_ended() -> None:
+            loop.call_soon_threadsafe(catalog.refresh_soon)
+
+        jobs = JobRunner(stores.database, job_handlers(stores.packs, settings), job_ended)
         control = ControlServer(settings.control_path, Commands(stores, jobs, catalog.refresh))
         metrics.watch(catalog)
         app.state.catalog = catalog
         app.state.spool = Spool(settings.spool_dir)
-        jobs.start()
-        await catalog.refresh()
-        await control.start()
-        try:
+        # Each is closed again when a later one cannot start.
+        async with AsyncExitStack() as started:
+            started.push_async_callback(catalog.close)
+            await catalog.refresh()
+            started.push_async_callback(asyncio.to_thread, jobs.close)
+            jobs.start()
+            started.push_async_callback(control.close)
+            await control.start()
             yield
-        finally:
-            await control.close()
-            await asyncio.to_thread(jobs.close)
-            await catalog.close()
 
     app = Litestar.from_config(
         AppConfig(

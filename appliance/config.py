@@ -6,6 +6,8 @@ wherever it stands: a misspelt limit must not pass for a limit.
 
 from __future__ import annotations
 
+import ipaddress
+import math
 import os
 import tomllib
 from collections.abc import Mapping
@@ -67,6 +69,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     # Networks (CIDR) that outbound calls may reach; none by default: nothing leaves the box.
     egress_networks: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check what the types cannot. Raises ValueError, which names the setting."""
+        for network in self.egress_networks:
+            try:
+                ipaddress.ip_network(network)
+            except ValueError as error:
+                raise ValueError(f"egress_networks: {error}") from None
+        for name in ("speech_deadline", "request_read_timeout"):
+            if not math.isfinite(getattr(self, name)):
+                raise ValueError(f"{name} must be finite")
 
     @property
     def database_path(self) -> Path:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+LONGEST_MESSAGE = 2000
+
 
 class ApplianceError(Exception):
     """An error with an HTTP status and a text that is safe to show.
@@ -25,8 +27,10 @@ class ApplianceError(Exception):
         param: str | None = None,
         retry_after: int | None = None,
     ) -> None:
-        super().__init__(message)
-        self.message = message
+        # Messages may quote the request: never much of it, and never what cannot be encoded again.
+        shown = message if len(message) <= LONGEST_MESSAGE else message[:LONGEST_MESSAGE] + "…"
+        self.message = shown.encode("utf-8", "replace").decode()
+        super().__init__(self.message)
         self.param = param
         self.retry_after = retry_after
         if status is not None:

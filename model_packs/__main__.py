@@ -49,10 +49,10 @@ def _list() -> int:
 
 
 def _build(options: argparse.Namespace) -> int:
+    from appliance.packs.manifest import read_manifest
     from model_packs.build import build_pack
-    from model_packs.cache import default_cache, whole_pack
+    from model_packs.cache import default_cache
     from model_packs.install import install_pack
-    from model_packs.recipe import recipe_sha256
 
     wanted = _selected(options.name, default=options.default)
     cache: Path = options.cache or default_cache()
@@ -63,9 +63,7 @@ def _build(options: argparse.Namespace) -> int:
     for recipe, folder in wanted:
         pack = build_pack(recipe, cache, verify=options.verify, recipes=folder)
         if options.into is not None:
-            manifest = whole_pack(pack, recipe_sha256(recipe))
-            assert manifest is not None
-            install_pack(pack, manifest, options.into)
+            install_pack(pack, read_manifest(pack), options.into)
         print(options.into / recipe.name if options.into is not None else pack)
     return 0
 

@@ -21,7 +21,7 @@ from appliance.packs.manifest import (
     parse_manifest,
 )
 from appliance.packs.manifest import Source as ManifestSource
-from model_packs.cache import locked, new_pack, scratch, whole_pack
+from model_packs.cache import locked, new_pack, prune, scratch, whole_pack
 from model_packs.errors import BuildError, QualityError
 from model_packs.extract import extract_members
 from model_packs.fetch import fetch_folder, fetch_hub, fetch_package, file_sha256, source_sha256
@@ -89,6 +89,7 @@ def build_pack(recipe: Recipe, cache: Path, *, verify: bool = False, recipes: Pa
         say(f"{recipe.name}: {human_size(size)} in {time.monotonic() - started:.1f} s")
         for figure in manifest.quality:
             say(f"  {describe(figure)}")
+        prune(target, recipe.name)
     return target
 
 
@@ -122,27 +123,44 @@ def describe(figure: Quality) -> str:
 
 
 def enforce(limits: dict[str, Limit], figures: list[Quality]) -> list[Quality]:
-    """Return ``figures`` with their limits filled in.
+    """Return ``figures``, to six significant digits, with the bound that each came closest to as its limit.
 
     Raises QualityError with all figures when one breaks its limit, is not a number, or was not
     measured at all.
     """
     broken = [f"{metric} was not measured" for metric in limits if metric not in {f.metric for f in figures}]
     judged: list[Quality] = []
+    figures = [_rounded(figure) for figure in figures]
     for figure in figures:
         bounds = _bounds(limits.get(figure.metric, Limit()), figure)
         for is_upper, bound in bounds:
             # Written so that a NaN on either side counts as broken.
             if not (figure.value <= bound if is_upper else figure.value >= bound):
                 broken.append(f"{describe(figure)} breaks its limit {bound:.5g}")
-        shown = bounds[0][1] if bounds else None
-        judged.append(msgspec.structs.replace(figure, limit=shown))
+        nearest = min(
+            (bound for _, bound in bounds), key=lambda bound: abs(figure.value - bound), default=None
+        )
+        judged.append(_rounded(msgspec.structs.replace(figure, limit=nearest)))
     if broken:
         figures_text = "; ".join(describe(figure) for figure in figures)
         raise QualityError(
             f"the build lost more than the recipe allows: {'; '.join(broken)}. All: {figures_text}"
         )
     return judged
+
+
+def _rounded(figure: Quality) -> Quality:
+    """Return ``figure`` to six significant digits: what lies beyond them depends on the CPU that measured it."""
+
+    def rounded(value: float) -> float:
+        return float(f"{value:.6g}")
+
+    return msgspec.structs.replace(
+        figure,
+        value=rounded(figure.value),
+        reference=None if figure.reference is None else rounded(figure.reference),
+        limit=None if figure.limit is None else rounded(figure.limit),
+    )
 
 
 def _bounds(limit: Limit, figure: Quality) -> list[tuple[bool, float]]:

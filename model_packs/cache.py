@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -70,6 +71,23 @@ def locked(path: Path) -> Iterator[None]:
     with path.open("wb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def prune(kept: Path, name: str) -> None:
+    """Delete the other cached packs of ``name``, those that a builder is at work on excepted.
+
+    Installed packs are links to the same files, or copies, and keep them.
+    """
+    for directory in sorted(kept.parent.iterdir()):
+        if directory == kept or not re.fullmatch(rf"{re.escape(name)}-[0-9a-f]{{16}}", directory.name):
+            continue
+        # The lock's file stays: whoever waits on it must meet the same file as whoever comes later.
+        try:
+            with directory.with_name(f".{directory.name}.lock").open("wb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(directory, ignore_errors=True)
+        except (BlockingIOError, PermissionError):
+            continue  # another builder's, or another user's
 
 
 @contextmanager

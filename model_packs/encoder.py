@@ -29,8 +29,6 @@ from model_packs.errors import BuildError, RecipeError
 from model_packs.int8_matmul import Grid, dequantise, quantise
 from model_packs.recipe import Recipe
 
-REVISION: int = 1
-
 LEGAL = ("LICENSE", "LICENCE", "NOTICE", "MODEL_LICENSES")
 # What a loaded session keeps beside its weights: its tokenizer and the working memory of a batch of 512
 # tokens. (Measured with a 34 MB graph: 59 MB resident after use.)

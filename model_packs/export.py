@@ -33,8 +33,6 @@ from model_packs.exported_decoder import sample_inputs, write_decoder
 from model_packs.recipe import Recipe
 from model_packs.smoothing import smooth
 
-REVISION: int = 1
-
 PYTHON_ENV = "APPLIANCE_EXPORT_PYTHON"
 ROOT = Path(__file__).resolve().parent.parent
 EXPORT_SECONDS = 3600

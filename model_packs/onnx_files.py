@@ -21,8 +21,6 @@ from model_packs.build import PackParts
 from model_packs.errors import BuildError, RecipeError
 from model_packs.recipe import Recipe
 
-REVISION: int = 1
-
 # A trial image larger than this is a slip in the recipe.
 MAX_TRIAL_VALUES = 1 << 24
 
@@ -58,6 +56,13 @@ def build(recipe: Recipe, members: dict[str, Path], out: Path) -> PackParts:
     graphs = {name for name in members if name.endswith(".onnx")}
     if graphs != set(options.inputs):
         raise RecipeError(f"{recipe.name}: every graph needs a trial input, and every trial input a graph")
+    for labels in options.labels:
+        if labels.graph not in graphs:
+            raise RecipeError(
+                f"{recipe.name}: labels are of {labels.graph!r}, which is no graph of the recipe"
+            )
+        if labels.file in members:
+            raise RecipeError(f"{recipe.name}: the labels' file {labels.file!r} is a member's name")
     for name, path in members.items():
         shutil.copyfile(path, out / name)
     cores = Cores()
@@ -66,11 +71,14 @@ def build(recipe: Recipe, members: dict[str, Path], out: Path) -> PackParts:
     for name in sorted(graphs):
         classes[name], metadata[name] = _try(out / name, options.inputs[name], cores)
     for labels in options.labels:
-        names = metadata.get(labels.graph, {}).get(labels.key, "").rstrip("\n").split("\n")
-        if not names or len(names) + labels.unnamed != classes[labels.graph]:
+        text = metadata[labels.graph].get(labels.key, "").rstrip("\n")
+        if not text:
+            raise BuildError(f"{labels.graph} has no class names under {labels.key!r} in its metadata")
+        names = text.split("\n")
+        if len(names) + labels.unnamed != classes[labels.graph]:
             raise BuildError(
                 f"{labels.graph} names {len(names)} classes and leaves {labels.unnamed} unnamed, "
-                f"but has {classes.get(labels.graph)}"
+                f"but has {classes[labels.graph]}"
             )
         (out / labels.file).write_text("\n".join(names) + "\n", encoding="utf-8")
     return PackParts(

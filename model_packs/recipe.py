@@ -1,14 +1,12 @@
 """``recipes/NAME.toml``: what a pack is made of and what it may lose, in types.
 
-A recipe pins everything it is made from by SHA-256, so its own hash (``recipe_sha256``) names the
-pack that comes out of it.
+A recipe pins everything it is made from by SHA-256, so its own hash together with its builder's
+(``recipe_sha256``) names the pack that comes out of it.
 """
 
 from __future__ import annotations
 
 import hashlib
-import importlib.util
-import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +14,7 @@ from typing import Annotated, Any
 import msgspec
 
 from appliance.packs.manifest import EngineKind, PackName, PositiveInt, Sha256, Task
+from model_packs.builder_hash import builder_sha256
 from model_packs.errors import RecipeError
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -34,8 +33,7 @@ HubName = Annotated[
 HubRevision = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$", max_length=128)]
 
 # The module of each kind, loaded only when a pack of the kind has to be built. A kind's module has
-# ``REVISION: int`` (raise it when the same recipe gives other bytes; it must stand on a line of its
-# own as ``REVISION = 3``) and ``build(recipe, members, out) -> PackParts``.
+# ``build(recipe, members, out) -> PackParts``.
 KINDS = {
     "decoder-gguf": "model_packs.decoder.from_gguf",
     "decoder-safetensors": "model_packs.decoder.from_safetensors",
@@ -45,6 +43,10 @@ KINDS = {
     "optimum-decoder": "model_packs.export",
     "whisper-ct2": "model_packs.speech",
 }
+# Kinds that change the weights: none is built without a bound on what that may cost.
+QUANTISING_KINDS = frozenset(
+    {"decoder-gguf", "decoder-safetensors", "encoder-int8", "optimum-encoder", "whisper-ct2"}
+)
 
 
 class PackageSource(
@@ -143,6 +145,12 @@ def parse_recipe(text: str, where: str = "recipe") -> Recipe:
     names = [name for source in recipe.source for name in source.members]
     if len(set(names)) != len(names):
         raise RecipeError(f"{where}: two members have the same name")
+    for source in recipe.source:
+        paths = [member if isinstance(member, str) else member.path for member in source.members.values()]
+        if len(set(paths)) != len(paths):
+            raise RecipeError(f"{where}: two members of one source have the same path")
+    if recipe.kind in QUANTISING_KINDS and not recipe.quality:
+        raise RecipeError(f"{where}: kind {recipe.kind!r} quantises, so [quality] must limit a figure")
     for metric, limit in recipe.quality.items():
         if all(getattr(limit, bound) is None for bound in limit.__struct_fields__):
             raise RecipeError(f"{where}: the limit of {metric} has no bound")
@@ -166,29 +174,12 @@ def load_recipes(folder: Path = RECIPES) -> dict[str, Recipe]:
     return {recipe.name: recipe for recipe in recipes}
 
 
-def kind_revision(kind: str) -> int:
-    """Return the ``REVISION`` of a kind's module without importing it (it may need heavy packages).
-
-    Raises RecipeError when the module is absent or does not say.
-    """
-    module = KINDS[kind]
-    spec = importlib.util.find_spec(module)
-    if spec is None or spec.origin is None:
-        raise RecipeError(f"the builder of kind {kind!r} ({module}) is not there")
-    found = re.search(
-        r"^REVISION(?:: int)? = (\d+)$", Path(spec.origin).read_text(encoding="utf-8"), re.MULTILINE
-    )
-    if found is None:
-        raise RecipeError(f"{module} lacks a line REVISION = N")
-    return int(found.group(1))
-
-
-def recipe_sha256(recipe: Recipe, revision: int | None = None) -> str:
-    """Return the hash that names what this recipe gives: SHA-256 over its canonical JSON and the revision.
+def recipe_sha256(recipe: Recipe, builder: str | None = None) -> str:
+    """Return the hash that names what this recipe gives: SHA-256 over its canonical JSON and its builder's hash.
 
     ``default`` is left out: belonging to the default set changes no byte of the pack.
     """
     content = msgspec.to_builtins(recipe)
     del content["default"]
-    content["revision"] = kind_revision(recipe.kind) if revision is None else revision
+    content["builder"] = builder_sha256(recipe.kind, KINDS[recipe.kind]) if builder is None else builder
     return hashlib.sha256(msgspec.json.encode(content, order="deterministic")).hexdigest()

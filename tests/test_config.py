@@ -50,6 +50,11 @@ def test_a_missing_configuration_file_is_an_error(tmp_path: Path) -> None:
         load_settings({}, {"APPLIANCE_CONFIG": str(tmp_path / "absent.toml")})
 
 
+def test_a_network_that_is_none_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="egress_networks"):
+        load_settings({}, {"APPLIANCE_EGRESS_NETWORKS": "10.0.0.0/33"})
+
+
 def test_lists_are_written_with_commas_in_the_environment() -> None:
     settings = load_settings({}, {"APPLIANCE_EGRESS_NETWORKS": "10.0.0.0/8, fd00::/8"})
 

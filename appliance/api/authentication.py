@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from litestar.connection import ASGIConnection
@@ -18,22 +19,24 @@ def require_key(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRou
     if handler.opt.get("public"):
         return
     keyring: Keyring = connection.app.state.keyring
-    connection.scope["user"] = keyring.authenticate(presented_key(connection))
+    presented = presented_keys(connection)
+    if not presented:
+        raise AuthenticationError("You didn't provide an API key. Send it as 'Authorization: Bearer KEY'.")
+    for key in presented[:-1]:
+        # A proxy's own Authorization must not hide the key in another header.
+        with suppress(AuthenticationError):
+            connection.scope["user"] = keyring.authenticate(key)
+            return
+    connection.scope["user"] = keyring.authenticate(presented[-1])
 
 
-def presented_key(connection: ASGIConnection[Any, Any, Any, Any]) -> str:
-    """Return the key in ``Authorization`` (with or without Bearer), else in the other key headers.
-
-    Raises AuthenticationError when there is none.
-    """
+def presented_keys(connection: ASGIConnection[Any, Any, Any, Any]) -> list[str]:
+    """Return what stands in ``Authorization`` (with or without Bearer) and in the other key headers."""
     authorization = connection.headers.get("authorization", "").strip()
     scheme, _, rest = authorization.partition(" ")
-    key = rest.strip() if scheme.lower() == "bearer" else authorization
-    for header in KEY_HEADERS:
-        key = key or connection.headers.get(header, "").strip()
-    if not key:
-        raise AuthenticationError("You didn't provide an API key. Send it as 'Authorization: Bearer KEY'.")
-    return key
+    found = [rest.strip() if scheme.lower() == "bearer" else authorization]
+    found += [connection.headers.get(header, "").strip() for header in KEY_HEADERS]
+    return [key for key in found if key]
 
 
 def account_of(connection: ASGIConnection[Any, Any, Any, Any]) -> Account:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Coroutine, MutableMapping
 from typing import Any, TypeVar
 
@@ -36,10 +35,8 @@ async def until_disconnect(request: Request[Any, Any, Any], work: Coroutine[Any,
         raise ClientGoneError("The client closed the connection.")
     finally:
         for pending in (task, watch):
-            if not pending.done():
-                pending.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await pending
+            pending.cancel()
+        await asyncio.gather(task, watch, return_exceptions=True)
 
 
 async def _disconnected(request: Request[Any, Any, Any]) -> None:

@@ -73,8 +73,11 @@ def openapi_config() -> OpenAPIConfig:
 @get("/openapi.json", include_in_schema=False, public=True)
 async def openapi_document(request: Request[Any, Any, State]) -> Response[bytes]:
     """Answer the OpenAPI document."""
-    document = describe_bodies(request.app.openapi_schema.to_schema())
-    return Response(msgspec.json.encode(document), media_type="application/json")
+    state = request.app.state
+    if "openapi_document" not in state:
+        document = describe_bodies(request.app.openapi_schema.to_schema())
+        state["openapi_document"] = msgspec.json.encode(document)
+    return Response(state["openapi_document"], media_type="application/json")
 
 
 @get("/docs", include_in_schema=False, public=True)

@@ -56,7 +56,10 @@ def error_response(request: Request[Any, Any, Any], error: ApplianceError) -> Re
 
 
 def _shaped(request: Request[Any, Any, Any], error: ApplianceError) -> Response[bytes]:
-    detail = error.errors if isinstance(error, UnprocessableError) else None
+    detail: Any = error.errors if isinstance(error, UnprocessableError) else None
+    handler = request.scope.get("route_handler")
+    if detail is None and handler is not None and handler.opt.get("always_detail"):
+        detail = error.message  # clients of this route read nothing else
     headers = {}
     if error.retry_after is not None:
         headers["Retry-After"] = str(error.retry_after)

@@ -18,6 +18,9 @@ from appliance.control.stores import open_stores
 from appliance.jobs.handlers import job_handlers
 from appliance.jobs.runner import JobRunner
 
+# The one command that works through a background job.
+INSTALL = "pack.install"
+
 
 def run_command(
     settings: Settings, command: str, arguments: dict[str, Any], progress: Progress | None = None
@@ -69,10 +72,14 @@ def become_owner(directory: Path) -> None:
 
 def _run_here(settings: Settings, command: str, arguments: dict[str, Any], progress: Progress) -> Any:
     become_owner(settings.data_dir)
+    if command != INSTALL and not settings.database_path.exists():
+        raise ControlError(f"there is no store in {settings.data_dir} yet: start the service once")
 
     async def run() -> Any:
         with open_stores(settings) as stores:
             jobs = JobRunner(stores.database, job_handlers(stores.packs, settings))
+            if command != INSTALL:
+                return await Commands(stores, jobs).run(command, arguments, progress)
             jobs.start()
             try:
                 return await Commands(stores, jobs).run(command, arguments, progress)

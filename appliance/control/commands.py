@@ -18,7 +18,7 @@ Command = Callable[["Commands", dict[str, Any], Progress], Awaitable[Any]]
 
 
 class Commands:
-    """The commands over open stores; ``packs_changed`` is awaited after packs came or went."""
+    """The commands over open stores; ``packs_changed`` is awaited after a pack was removed."""
 
     def __init__(
         self, stores: Stores, jobs: JobRunner, packs_changed: Callable[[], Awaitable[None]] | None = None
@@ -50,18 +50,13 @@ class Commands:
 
     async def _pack_install(self, arguments: dict[str, Any], progress: Progress) -> Any:
         job = await self._jobs.submit("pack-install", {"source": str(arguments["source"])})
-        result = await self._jobs.wait(job, progress)
-        await self._refresh()
-        return result
+        return await self._jobs.wait(job, progress)
 
     async def _pack_remove(self, arguments: dict[str, Any], _progress: Progress) -> Any:
         await asyncio.to_thread(self._stores.packs.remove, str(arguments["name"]))
-        await self._refresh()
-        return {"removed": str(arguments["name"])}
-
-    async def _refresh(self) -> None:
         if self._packs_changed is not None:
             await self._packs_changed()
+        return {"removed": str(arguments["name"])}
 
     async def _first_administrator(self) -> int:
         row = await self._stores.database.read(

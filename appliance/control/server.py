@@ -73,7 +73,8 @@ class ControlServer:
         finally:
             with contextlib.suppress(ConnectionError):
                 await writer.drain()
-                writer.close()
+            writer.close()
+            with contextlib.suppress(ConnectionError):
                 await writer.wait_closed()
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from appliance.accounts.bootstrap import bootstrap
+from appliance.accounts.errors import AccountError
 from appliance.accounts.keys import Keyring
 from appliance.accounts.secret import derive, load_secret
 from appliance.config import Settings
@@ -37,10 +38,13 @@ def open_stores(settings: Settings, *, first_boot: bool = False) -> Iterator[Sto
 
     Raises ControlError when another process holds the lock, StorageError or AccountError otherwise.
     """
+    # Everything made from here on is the owner's only, the database and the control socket too.
+    os.umask(0o077)
     make_directories(settings)
     with exclusive_lock(settings.lock_path):
         database = Database.open(settings.database_path, MIGRATIONS)
         try:
+            check_secret(database, settings.secret_path)
             keyring = Keyring(database, derive(load_secret(settings.secret_path), "api keys"))
             first_key = bootstrap(database, keyring, settings.bootstrap_key_file) if first_boot else None
             packs = PackStore(settings.packs_dir)
@@ -50,10 +54,18 @@ def open_stores(settings: Settings, *, first_boot: bool = False) -> Iterator[Sto
             database.close()
 
 
+def check_secret(database: Database, path: Path) -> None:
+    """Refuse to make a new secret for a store that has keys: it would make all of them invalid."""
+    if not path.exists() and database.read_sync(lambda db: db.execute("SELECT 1 FROM keys").fetchone()):
+        raise AccountError(f"{path} is missing, without which no key is valid: restore it from the backup")
+
+
 def make_directories(settings: Settings) -> None:
     """Make the data directory, readable by its owner only. Raises ControlError when it cannot be made."""
     try:
         settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if settings.data_dir.stat().st_uid == os.geteuid():
+            settings.data_dir.chmod(0o700)
         settings.packs_dir.mkdir(exist_ok=True)
     except OSError as error:
         raise ControlError(f"cannot make the data directory {settings.data_dir}: {error.strerror}") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from appliance.config import Settings
 from appliance.engines.cores import Cores
@@ -40,9 +40,11 @@ class ServedModel:
         self.loading: asyncio.Task[None] | None = None
 
     @property
-    def settled(self) -> bool:
-        """Whether loading has ended, well or badly."""
-        return self.engine is not None or self.error is not None
+    def state(self) -> Literal["loading", "ready", "failed"]:
+        """Whether requests can be served now; a speech worker that died is loading again."""
+        if self.error is not None:
+            return "failed"
+        return "ready" if self.engine is not None and getattr(self.engine, "ready", True) else "loading"
 
 
 class Catalog:
@@ -54,6 +56,7 @@ class Catalog:
         self._settings = settings
         self._models: dict[str, ServedModel] = {}
         self._refreshing = asyncio.Lock()
+        self._refreshes: set[asyncio.Task[None]] = set()
 
     async def refresh(self) -> None:
         """Take in what is installed now: start loading new packs, close the engines of packs that left."""
@@ -64,17 +67,30 @@ class Catalog:
                 for pack in installed
                 if pack.manifest is not None and pack.manifest.task in SERVED_TASKS
             }
-            for name, model in list(self._models.items()):
-                if manifests.get(name) != model.manifest:
+            for name in sorted(self._models.keys() | manifests.keys()):
+                old, manifest = self._models.get(name), manifests.get(name)
+                if old is not None and old.manifest == manifest:
+                    continue
+                if manifest is None:
                     del self._models[name]
-                    await self._unload(model)
-            for name in sorted(manifests):
-                if name not in self._models:
-                    model = self._models[name] = ServedModel(manifests[name])
+                else:
+                    # In place before the old one is closed: requests meanwhile are told to come back.
+                    model = self._models[name] = ServedModel(manifest)
+                if old is not None:
+                    await self._unload(old)
+                if manifest is not None:
                     model.loading = asyncio.create_task(self._load(model), name=f"load {name}")
+
+    def refresh_soon(self) -> None:
+        """Refresh in the background."""
+        task = asyncio.create_task(self.refresh(), name="refresh packs")
+        self._refreshes.add(task)
+        task.add_done_callback(self._refreshes.discard)
 
     async def close(self) -> None:
         """Stop every engine."""
+        if self._refreshes:
+            await asyncio.wait(self._refreshes)
         models, self._models = list(self._models.values()), {}
         for model in models:
             await self._unload(model)
@@ -119,8 +135,8 @@ class Catalog:
         return [self._models[name] for name in sorted(self._models)]
 
     def ready(self) -> bool:
-        """Whether every installed model has either loaded or failed, and at least none is pending."""
-        return all(model.settled for model in self._models.values())
+        """Whether nothing is being loaded any more."""
+        return all(model.state != "loading" for model in self._models.values())
 
     async def _load(self, model: ServedModel) -> None:
         manifest = model.manifest

@@ -76,9 +76,16 @@ class _Waiter:
 class JobRunner:
     """The jobs of one store. ``start`` it once, ``close`` it before the store."""
 
-    def __init__(self, database: Database, handlers: Mapping[str, Handler]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        handlers: Mapping[str, Handler],
+        ended: Callable[[], None] | None = None,
+    ) -> None:
+        """``ended`` is called in the jobs thread after every job, also one resumed from an earlier run."""
         self._database = database
         self._handlers = dict(handlers)
+        self._ended = ended or (lambda: None)
         self._lock = threading.Lock()
         self._waiters: dict[int, list[_Waiter]] = {}
         self._work = threading.Event()
@@ -171,7 +178,7 @@ class JobRunner:
                 return
             try:
                 job = self._claim()
-            except StorageError:
+            except (StorageError, msgspec.MsgspecError):
                 log.exception("the jobs cannot be read; trying again")
                 self._stopping.wait(RETRY_SECONDS)
                 self._work.set()
@@ -182,6 +189,7 @@ class JobRunner:
             self._run(job)
             with self._lock:
                 self._current = None
+            self._ended()
             self._wake(job.id)
             self._work.set()
 

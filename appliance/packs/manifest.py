@@ -120,7 +120,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     description: str
     license: str
     owned_by: str
-    # Seconds since the epoch: the model's own date, so that the same recipe gives the same bytes.
+    # Seconds since the epoch: the model's own date, so that no build puts its own time into a pack. (The
+    # figures of ``quality`` may still differ from one CPU to another.)
     created: Seconds
     parameters: ByteCount = 0
     context_length: Annotated[int, msgspec.Meta(ge=0, le=(1 << 31) - 1)] = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import queue
 import threading
 from collections.abc import Callable, Sequence
@@ -16,6 +17,8 @@ import sqlite_utils
 from appliance.storage.errors import StorageError, StoreFullError
 from appliance.storage.migrations import Migration, migrate
 from appliance.storage.sqlite import Connection, connect, sqlite, wrap
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -137,9 +140,29 @@ class Database:
         database = wrap(self._connection)
         while (first := self._queue.get()) is not None:
             group, stop = self._collect(first)
-            self._commit(database, group)
+            try:
+                self._commit(database, group)
+            except Exception as error:
+                # Nothing may wait for ever: this group and all that follow are told.
+                log.exception("the writer of %s failed", self.path.name)
+                failure = StorageError(f"the store {self.path.name} can no longer be written: {error}")
+                self._fail(group, failure)
+                return
             if stop:
                 return
+
+    def _fail(self, group: list[_Task], failure: StorageError) -> None:
+        with self._close_lock:
+            self._closed = True
+        while True:
+            for task in group:
+                if not task.future.done():
+                    task.future.set_exception(failure)
+            try:
+                task_or_end = self._queue.get_nowait()
+            except queue.Empty:
+                return
+            group = [] if task_or_end is None else [task_or_end]
 
     def _collect(self, first: _Task) -> tuple[list[_Task], bool]:
         group = [first]

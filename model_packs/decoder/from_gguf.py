@@ -10,8 +10,6 @@ from model_packs.decoder.pack import decoder_options, write_decoder
 from model_packs.errors import RecipeError
 from model_packs.recipe import Recipe
 
-REVISION = 1
-
 
 def build(recipe: Recipe, members: dict[str, Path], out: Path) -> PackParts:
     """Write the pack of ``model.gguf`` into ``out``. Raises BuildError."""

@@ -9,8 +9,6 @@ from model_packs.decoder.pack import decoder_options, write_decoder
 from model_packs.decoder.safetensors_source import read_safetensors
 from model_packs.recipe import Recipe
 
-REVISION = 1
-
 
 def build(recipe: Recipe, members: dict[str, Path], out: Path) -> PackParts:
     """Write the pack of ``config.json``, ``tokenizer.json`` and ``*.safetensors`` into ``out``. Raises BuildError."""

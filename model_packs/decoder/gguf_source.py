@@ -74,6 +74,9 @@ def _decoder(file: GgufFile, context_length: int | None) -> DecoderWeights:
     tokens: list[str] = fields["tokenizer.ggml.tokens"]
     types: list[int] = fields["tokenizer.ggml.token_type"]
     bos = tokens[fields["tokenizer.ggml.bos_token_id"]] if "tokenizer.ggml.bos_token_id" in fields else ""
+    pre: str = fields["tokenizer.ggml.pre"]
+    # llama.cpp's default: only Llama 3's vocabulary begins every sequence when the file does not say.
+    add_bos = bool(fields.get("tokenizer.ggml.add_bos_token", pre == "llama-bpe"))
     eos_id = fields["tokenizer.ggml.eos_token_id"]
     ends = [
         i
@@ -87,8 +90,8 @@ def _decoder(file: GgufFile, context_length: int | None) -> DecoderWeights:
             tokens,
             types,
             fields["tokenizer.ggml.merges"],
-            fields["tokenizer.ggml.pre"],
-            bos if fields.get("tokenizer.ggml.add_bos_token") else None,
+            pre,
+            bos if add_bos else None,
         ),
         chat_template=fields.get("tokenizer.chat_template"),
         bos_token=bos,

@@ -117,7 +117,7 @@ def measure(
         ("top1_agreement", agreed / positions, 1.0),
     ]
     return [
-        Quality(metric=metric, value=round(float(value), 6), reference=round(float(source), 6), sample=where)
+        Quality(metric=metric, value=float(value), reference=float(source), sample=where)
         for metric, value, source in figures
     ]
 

@@ -18,8 +18,6 @@ from model_packs.build import PackParts
 from model_packs.errors import RecipeError, SourceError
 from model_packs.recipe import Recipe
 
-REVISION = 1
-
 MODEL_FILE = "model.bin"
 # Measured as resident memory of the worker after full windows, beside the weights: the interpreter with
 # numpy, and whisper.cpp's buffers, which grow with the model's width.

@@ -19,7 +19,7 @@ from model_packs.errors import SourceError
 
 VERSION = 6
 SPEC = "WhisperSpec"
-REVISION = 3
+SPEC_REVISION = 3
 
 _DTYPES: dict[int, Any] = {0: np.float32, 1: np.int8, 2: np.int16, 3: np.int32, 4: np.float16}
 _MAX_RANK = 4
@@ -69,10 +69,10 @@ def parse_model(data: bytes) -> Variables:
     """Parse the bytes of a ``model.bin``; see ``read_model``."""
     reader = _Reader(data)
     version, spec, revision = reader.number("I"), reader.string(), reader.number("I")
-    if (version, spec, revision) != (VERSION, SPEC, REVISION):
+    if (version, spec, revision) != (VERSION, SPEC, SPEC_REVISION):
         raise SourceError(
             f"the CTranslate2 model is {spec!r} revision {revision} in binary version {version}; "
-            f"known is {SPEC} revision {REVISION} in version {VERSION}"
+            f"known is {SPEC} revision {SPEC_REVISION} in version {VERSION}"
         )
     variables: Variables = {}
     for _ in range(reader.number("I")):

@@ -47,6 +47,7 @@ def test_every_other_route_answers_401_without_a_key(service: Service) -> None:
         {"unstructured-api-key": KEY},
         {"Authorization": f"Bearer cmp_{KEY}"},
         {"X-API-Key": f"cmp_{KEY}"},
+        {"Authorization": "Basic cHJveHk6cHJveHk=", "X-API-Key": KEY},
     ],
 )
 def test_a_key_is_taken_in_every_header_form(service: Service, headers: dict[str, str]) -> None:

@@ -71,7 +71,7 @@ def test_health_version_and_readiness(service: Service) -> None:
     assert httpx.get(f"{service.base_url}/version").json() == {"version": __version__}
     ready = httpx.get(f"{service.base_url}/health/ready").json()
     assert ready["status"] == "ready"
-    assert {model["state"] for model in ready["models"]} == {"ready"}
+    assert (ready["ready"], ready["loading"], ready["failed"]) == (4, 0, 0)
 
 
 def test_metrics_count_by_route_template(service: Service) -> None:

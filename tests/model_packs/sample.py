@@ -12,8 +12,6 @@ from appliance.packs.manifest import Quality
 from model_packs.build import PackParts
 from model_packs.recipe import Recipe
 
-REVISION = 4
-
 PAYLOAD = b"weights " * 1000
 WHEEL = "sample_weights-1.0-py3-none-any.whl"
 

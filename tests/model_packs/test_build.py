@@ -12,7 +12,7 @@ from appliance.packs.manifest import Quality, read_manifest
 from appliance.packs.store import PackStore
 from model_packs.__main__ import main
 from model_packs.build import build_pack, enforce
-from model_packs.cache import whole_pack
+from model_packs.cache import locked, whole_pack
 from model_packs.errors import BuildError, QualityError
 from model_packs.install import install_pack
 from model_packs.recipe import KINDS, Limit, Recipe, parse_recipe
@@ -193,6 +193,45 @@ def test_install_copies_where_links_cannot(tmp_path: Path, monkeypatch: pytest.M
     installed = tmp_path / "packs" / "sample" / "model.bin"
     assert installed.read_bytes() == PAYLOAD
     assert not installed.samefile(pack / "model.bin")
+
+
+def test_older_packs_of_the_name_go_when_a_new_one_is_built(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    first = build_pack(recipe("[options]\nloss = 0.1"), cache)
+    install_pack(first, read_manifest(first), tmp_path / "packs")
+    other = first.with_name(f"sample-two-{first.name[-16:]}")
+    other.mkdir()
+    second = build_pack(recipe("[options]\nloss = 0.2"), cache)
+    assert sorted(leftovers(cache)) == sorted([second.name, other.name])
+    assert PackStore(tmp_path / "packs").verify("sample").recipe_sha256[:16] == first.name[-16:]
+    assert [path.name for path in (cache / "sources").rglob("*.whl")] == [WHEEL]
+
+
+def test_older_pack_that_a_builder_holds_stays(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    first = build_pack(recipe("[options]\nloss = 0.1"), cache)
+    with locked(first.with_name(f".{first.name}.lock")):
+        second = build_pack(recipe("[options]\nloss = 0.2"), cache)
+    assert sorted(leftovers(cache)) == sorted([first.name, second.name])
+
+
+def test_figures_have_six_digits(tmp_path: Path) -> None:
+    options = "[quality]\nloss = { max_ratio = 1.123456789 }\n[options]\nloss = 0.123456789"
+    (figure,) = read_manifest(build_pack(recipe(options), tmp_path / "cache")).quality
+    assert (figure.value, figure.reference, figure.limit) == (0.123457, 0.5, 0.561728)
+
+
+@pytest.mark.parametrize(
+    ("limit", "shown"),
+    [
+        (Limit(max=0.9, max_ratio=1.4), 0.7),
+        (Limit(max=0.65, max_ratio=1.4), 0.65),
+        (Limit(min=0.1, max_decrease=0.0), 0.5),
+        (Limit(min=0.1, max=0.7), 0.7),
+    ],
+)
+def test_the_tightest_bound_is_shown(limit: Limit, shown: float) -> None:
+    assert enforce({"loss": limit}, [Quality(metric="loss", value=0.6, reference=0.5)])[0].limit == shown
 
 
 def test_command_builds_a_recipe_file_into_a_folder(

@@ -1,8 +1,8 @@
-"""GET /health, /health/ready and /version: open to all, and saying nothing that is not."""
+"""GET /health, /health/ready and /version: open to all, so they count models and name none."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from litestar import Request, Response, get
@@ -13,11 +13,13 @@ from appliance.gateway.catalog import Catalog
 from appliance.storage.database import Database
 
 
-class ModelState(msgspec.Struct):
-    """Whether one model can be asked: loading, ready or failed."""
+class Readiness(msgspec.Struct, kw_only=True):
+    """How many installed models can be asked, are being loaded, or cannot be loaded."""
 
-    id: str
-    state: str
+    status: Literal["ready", "degraded", "loading"]
+    ready: int
+    loading: int
+    failed: int
 
 
 @get("/healthcheck", include_in_schema=False, public=True)
@@ -40,19 +42,23 @@ def alive() -> dict[str, Any]:
 
 @get("/health/ready", operation_id="ready", tags=["Monitoring"], public=True)
 async def ready(request: Request[Any, Any, State]) -> Response[bytes]:
-    """Answer 200 when the store answers and every installed model has been loaded, else 503."""
+    """Answer 200 when the store answers and nothing is being loaded, else 503; ``degraded`` when a model failed."""
     catalog: Catalog = request.app.state.catalog
     database: Database = request.app.state.database
     await database.read(lambda db: db.execute("SELECT 1").fetchone())
-    models = [
-        ModelState(model.manifest.name, _state(model.engine, model.error)) for model in catalog.models()
-    ]
-    is_ready = catalog.ready()
+    states = [model.state for model in catalog.models()]
+    loading, failed = states.count("loading"), states.count("failed")
+    readiness = Readiness(
+        status="loading" if loading else "degraded" if failed else "ready",
+        ready=states.count("ready"),
+        loading=loading,
+        failed=failed,
+    )
     return Response(
-        msgspec.json.encode({"status": "ready" if is_ready else "loading", "models": models}),
-        status_code=200 if is_ready else 503,
+        msgspec.json.encode(readiness),
+        status_code=503 if loading else 200,
         media_type="application/json",
-        headers={} if is_ready else {"Retry-After": "1"},
+        headers={"Retry-After": "1"} if loading else {},
     )
 
 
@@ -60,9 +66,3 @@ async def ready(request: Request[Any, Any, State]) -> Response[bytes]:
 async def version() -> dict[str, str]:
     """Name the program's version."""
     return {"version": __version__}
-
-
-def _state(engine: object | None, error: str | None) -> str:
-    if error is not None:
-        return "failed"
-    return "loading" if engine is None else "ready"

@@ -62,7 +62,7 @@ class _EngineCollector(Collector):
         models = self._catalog.models()
         up = GaugeMetricFamily("appliance_model_ready", "1 when the model is loaded.", labels=["model"])
         for model in models:
-            up.add_metric([model.manifest.name], float(model.engine is not None))
+            up.add_metric([model.manifest.name], float(model.state == "ready"))
         yield up
         for attribute, name, text in self.GAUGES:
             family = GaugeMetricFamily(name, text, labels=["model"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import uuid
 from collections.abc import AsyncGenerator
@@ -10,20 +9,22 @@ from typing import Any, Literal
 
 import msgspec
 from litestar import Request, Response, post
-from litestar.datastructures import State, UploadFile
-from litestar.exceptions import ClientException
+from litestar.datastructures import State
 
 from appliance.api.dialect import Dialect
 from appliance.api.disconnect import at_end, until_disconnect
 from appliance.api.errors import dialect_of
 from appliance.api.event_stream import event_stream
+from appliance.api.form import Form, shown, uploaded_form
+from appliance.config import Settings
 from appliance.engines.speech.contract import AudioInfo, Segment, TranscriptionOptions
 from appliance.engines.speech.engine import SpeechEngine, Transcription
 from appliance.engines.speech.languages import language_code
 from appliance.engines.speech.subtitles import srt, vtt
 from appliance.errors import InvalidRequestError
 from appliance.gateway.catalog import Catalog
-from appliance.storage.spool import Spool
+from appliance.gateway.errors import ModelNotFoundError
+from appliance.storage.spool import Spool, Upload
 
 FORMATS = ("json", "text", "verbose_json", "srt", "vtt")
 GRANULARITIES = ("segment", "word")
@@ -50,7 +51,7 @@ AUDIO_FORM_SCHEMA: dict[str, Any] = {
 class TranscriptionForm(msgspec.Struct, frozen=True, kw_only=True):
     """The checked form; §18 of the contract."""
 
-    file: UploadFile
+    file: Upload
     model: str
     response_format: Literal["json", "text", "verbose_json", "srt", "vtt"]
     stream: bool
@@ -61,17 +62,17 @@ class TranscriptionForm(msgspec.Struct, frozen=True, kw_only=True):
 async def transcriptions(request: Request[Any, Any, State]) -> Response[Any]:
     """Turn speech into text: JSON, plain text, subtitles, or a stream of events."""
     catalog: Catalog = request.app.state.catalog
+    settings: Settings = request.app.state.settings
     spool: Spool = request.app.state.spool
-    _check_size(request, spool)
-    form = await _read_form(request)
     dialect = dialect_of(request)
-    model = catalog.find(form.model)
-    engine = catalog.engine(model, SpeechEngine, "transcription")
-    with spool.hand_over(form.file.file) as descriptor:
+    async with uploaded_form(
+        request, spool, file_field="file", max_bytes=settings.max_upload_bytes
+    ) as uploaded:
+        form = _checked(uploaded)
+        engine = catalog.engine(catalog.find(form.model), SpeechEngine, "transcription")
         # The engine keeps a descriptor of its own while it works.
-        transcription = engine.transcribe(descriptor, form.options)
+        transcription = engine.transcribe(form.file.descriptor(), form.options)
         at_end(request, transcription.cancel)
-    await form.file.close()
     if form.stream:
         return await _stream(request, transcription, dialect)
     return await until_disconnect(request, _complete(transcription, form))
@@ -159,83 +160,61 @@ def _usage(info: AudioInfo) -> dict[str, Any]:
     }
 
 
-def _check_size(request: Request[Any, Any, State], spool: Spool) -> None:
-    with contextlib.suppress(ValueError):
-        spool.check_room(int(request.headers.get("content-length", "0")))
-
-
-async def _read_form(request: Request[Any, Any, State]) -> TranscriptionForm:
-    """Read and check the form. Raises InvalidRequestError for what is missing or out of bounds."""
-    if request.content_type[0] != "multipart/form-data":
-        raise InvalidRequestError("The request body must be multipart/form-data.")
-    try:
-        data = await request.form()
-    except ClientException as error:
-        if error.status_code != InvalidRequestError.status:  # too large, say
-            raise
-        raise InvalidRequestError(f"The form cannot be read: {error.detail}") from None
-    except ValueError as error:  # the multipart parser's own error
-        raise InvalidRequestError(f"The form cannot be read: {error}") from None
-    file = data.get("file")
-    if not isinstance(file, UploadFile):
+def _checked(form: Form) -> TranscriptionForm:
+    """Check the form's fields. Raises InvalidRequestError for what is missing or out of bounds."""
+    if form.file is None:
         raise InvalidRequestError("`file` is missing: send the audio as a file of the form.", param="file")
     return TranscriptionForm(
-        file=file,
-        model=_required(data.get("model")),
-        response_format=_choice(data.get("response_format") or "json", FORMATS, "response_format"),
-        stream=_boolean(data.get("stream")),
+        file=form.file,
+        model=_model(form.get("model") or ""),
+        response_format=_choice(form.get("response_format") or "json", FORMATS, "response_format"),
+        stream=_boolean(form.get("stream") or ""),
         options=TranscriptionOptions(
-            language=_language(data.get("language")),
-            prompt=_string(data.get("prompt"), "prompt"),
-            temperature=_temperature(data.get("temperature")),
-            word_timestamps="word" in _granularities(data),
+            language=_language(form.get("language") or ""),
+            prompt=form.get("prompt") or "",
+            temperature=_temperature(form.get("temperature") or ""),
+            word_timestamps="word" in _granularities(form),
         ),
     )
 
 
-def _required(model: object) -> str:
-    if not isinstance(model, str) or not model:
+def _model(name: str) -> str:
+    if not name:
         raise InvalidRequestError("`model` is missing.", param="model")
-    return model
+    if name != shown(name):  # no pack has such a long name; the catalog would repeat all of it
+        raise ModelNotFoundError(shown(name))
+    return name
 
 
-def _string(value: object, name: str) -> str:
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise InvalidRequestError(f"`{name}` must be text.", param=name)
-    return value
+def _language(text: str) -> str | None:
+    return language_code(text) if text.strip() else None
 
 
-def _language(value: object) -> str | None:
-    text = _string(value, "language").strip()
-    return language_code(text) if text else None
-
-
-def _temperature(value: object) -> float:
-    text = _string(value, "temperature").strip()
+def _temperature(text: str) -> float:
     try:
-        temperature = float(text or 0)
+        temperature = float(text.strip() or 0)
     except ValueError:
         temperature = math.nan
     if not 0 <= temperature <= 1:
-        raise InvalidRequestError(f"temperature must be in [0, 1], got {text}.", param="temperature")
+        raise InvalidRequestError(f"temperature must be in [0, 1], got {shown(text)}.", param="temperature")
     return temperature
 
 
-def _boolean(value: object) -> bool:
-    text = _string(value, "stream").strip().lower()
-    if text not in ("", "true", "false", "1", "0"):
+def _boolean(text: str) -> bool:
+    word = text.strip().lower()
+    if word not in ("", "true", "false", "1", "0"):
         raise InvalidRequestError("`stream` must be true or false.", param="stream")
-    return text in ("true", "1")
+    return word in ("true", "1")
 
 
-def _granularities(data: Any) -> list[str]:
-    values = [*data.getall("timestamp_granularities[]", []), *data.getall("timestamp_granularities", [])]
+def _granularities(form: Form) -> list[str]:
+    values = [*form.getall("timestamp_granularities[]"), *form.getall("timestamp_granularities")]
     return [_choice(value, GRANULARITIES, "timestamp_granularities") for value in values]
 
 
-def _choice(value: object, allowed: tuple[str, ...], name: str) -> Any:
+def _choice(value: str, allowed: tuple[str, ...], name: str) -> Any:
     if value not in allowed:
-        raise InvalidRequestError(f"{name} must be one of {', '.join(allowed)}, got {value}.", param=name)
+        raise InvalidRequestError(
+            f"{name} must be one of {', '.join(allowed)}, got {shown(value)}.", param=name
+        )
     return value

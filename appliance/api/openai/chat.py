@@ -19,6 +19,7 @@ from appliance.api.errors import dialect_of
 from appliance.api.event_stream import event_stream
 from appliance.api.openai.fingerprint import system_fingerprint
 from appliance.api.openai.generation_fields import (
+    MAX_LOGPROBS,
     NO_EFFECT,
     GenerationFields,
     check_bounds,
@@ -150,6 +151,11 @@ def _check(body: ChatRequest, dialect: Dialect) -> None:
     for name in sorted(dialect.refused_fields):
         if getattr(body, name, None) is not None:
             raise unserved(name)
+    check_bounds(body)
+    if body.top_logprobs is not None and body.top_logprobs < 0:
+        raise InvalidRequestError("`top_logprobs` must be a positive value.", param="top_logprobs")
+    if body.top_logprobs is not None and body.top_logprobs > MAX_LOGPROBS:
+        raise InvalidRequestError(f"Cannot request more than {MAX_LOGPROBS} logprobs.", param="top_logprobs")
     if body.top_logprobs and not body.logprobs:
         raise InvalidRequestError(
             "when using `top_logprobs`, `logprobs` must be set to true.", param="top_logprobs"
@@ -157,7 +163,6 @@ def _check(body: ChatRequest, dialect: Dialect) -> None:
     if body.stream_options is not None and not body.stream:
         raise InvalidRequestError("stream_options can only be set if stream is true", param="stream_options")
     refuse_unserved(body, CHAT_NO_EFFECT)
-    check_bounds(body)
     if body.max_completion_tokens is not None:
         check_max_tokens("max_completion_tokens", body.max_completion_tokens)
 

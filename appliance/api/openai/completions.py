@@ -6,6 +6,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any
 
 import msgspec
@@ -19,6 +20,7 @@ from appliance.api.errors import dialect_of
 from appliance.api.event_stream import event_stream
 from appliance.api.openai.fingerprint import system_fingerprint
 from appliance.api.openai.generation_fields import (
+    MAX_LOGPROBS,
     NO_EFFECT,
     GenerationFields,
     StreamOptions,
@@ -111,6 +113,7 @@ async def completions(request: Request[Any, Any, State]) -> Response[Any]:
 
 
 def _check(body: CompletionRequest) -> None:
+    check_bounds(body)
     if body.suffix:
         raise InvalidRequestError("suffix is not currently supported", param="suffix")
     if body.stream_options is not None and body.stream_options != StreamOptions() and not body.stream:
@@ -119,17 +122,18 @@ def _check(body: CompletionRequest) -> None:
         )
     if body.logprobs is not None and body.logprobs < 0:
         raise InvalidRequestError("if passed, `logprobs` must be a positive value.", param="logprobs")
+    if body.logprobs is not None and body.logprobs > MAX_LOGPROBS:
+        raise InvalidRequestError(f"Cannot request more than {MAX_LOGPROBS} logprobs.", param="logprobs")
     refuse_unserved(body, COMPLETION_NO_EFFECT)
-    check_bounds(body)
 
 
 async def _prompt_ids(body: CompletionRequest, engine: GenerationEngine) -> list[list[int]]:
     """Return the token ids of every prompt. Raises InvalidRequestError for a form the contract has not."""
-    texts, token_lists = text_or_tokens(body.prompt, "prompt")
+    texts, token_lists = text_or_tokens(
+        body.prompt, "prompt", max_items=MAX_PROMPTS, context_length=engine.context_length
+    )
     if not texts and not token_lists:
         raise InvalidRequestError("please provide at least one prompt", param="prompt")
-    if len(texts) + len(token_lists) > MAX_PROMPTS:
-        raise InvalidRequestError(f"at most {MAX_PROMPTS} prompts fit one request", param="prompt")
     if not all(texts) or not all(token_lists):
         raise _empty_prompt()
     for ids in token_lists:
@@ -180,23 +184,26 @@ async def _chunks(
     options = body.stream_options
     head = {**head, "object": "text_completion"}
     with_usage = options is not None and options.usage
-    async for index, delta in _merged(generations):
-        if not delta.text and delta.finish_reason is None:
-            continue
-        choice = {
-            "index": index,
-            "text": delta.text,
-            "logprobs": None,
-            "finish_reason": delta.finish_reason,
-            "stop_reason": delta.stop_reason,
-        }
-        chunk: dict[str, Any] = {**head, "choices": [choice]}
-        if with_usage:
-            running = options is not None and options.continuous_usage_stats
-            chunk["usage"] = _usage(generations) if running else None
-        yield chunk
+    async with aclosing(_merged(generations)) as deltas:
+        async for index, delta in deltas:
+            if delta.text or delta.finish_reason is not None:
+                chunk: dict[str, Any] = {**head, "choices": [_choice(index, delta)]}
+                if with_usage:
+                    running = options is not None and options.continuous_usage_stats
+                    chunk["usage"] = _usage(generations) if running else None
+                yield chunk
     if with_usage:
         yield {**head, "choices": [], "usage": _usage(generations)}
+
+
+def _choice(index: int, delta: Delta) -> dict[str, Any]:
+    return {
+        "index": index,
+        "text": delta.text,
+        "logprobs": None,
+        "finish_reason": delta.finish_reason,
+        "stop_reason": delta.stop_reason,
+    }
 
 
 async def _merged(generations: list[Generation]) -> AsyncGenerator[tuple[int, Delta], None]:
@@ -223,3 +230,4 @@ async def _merged(generations: list[Generation]) -> AsyncGenerator[tuple[int, De
     finally:
         for task in tasks:
             task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

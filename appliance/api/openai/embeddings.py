@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import time
 import uuid
@@ -21,6 +22,11 @@ from appliance.errors import InvalidRequestError
 from appliance.gateway.catalog import Catalog
 
 MAX_INPUTS = 2048
+# Texts beyond these are refused before they are tokenised: no prose has so many characters to a token.
+CHARACTERS_PER_TOKEN = 256
+MAX_CHARACTERS = 16_000_000
+# Encoding numbers as JSON holds the GIL: this many rows take some milliseconds.
+ROWS_AT_ONCE = 64
 
 
 class EmbeddingRequest(msgspec.Struct, kw_only=True):
@@ -35,22 +41,14 @@ class EmbeddingRequest(msgspec.Struct, kw_only=True):
     additional_data: Any = None
 
 
-class EmbeddingItem(msgspec.Struct, kw_only=True):
-    """One vector: numbers, or base64 of little-endian float32."""
-
-    object: str = "embedding"
-    index: int
-    embedding: list[float] | str
-
-
 class EmbeddingList(msgspec.Struct, kw_only=True):
-    """The answer, in the order of the input."""
+    """The answer, in the order of the input; each item of ``data`` is encoded already."""
 
     object: str = "list"
     id: str
     created: int
     model: str
-    data: list[EmbeddingItem]
+    data: list[msgspec.Raw]
     usage: PromptUsage
 
 
@@ -63,11 +61,16 @@ async def embeddings(request: Request[Any, Any, State]) -> Response[bytes]:
     _check(body, engine)
     sequences = await _sequences(body, engine)
     vectors = await until_disconnect(request, engine.embed(sequences))
+    rows = _cut(vectors, body.dimensions)
+    encode = _encode_base64 if body.encoding_format == "base64" else _encode_floats
+    data: list[msgspec.Raw] = []
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        data += await asyncio.to_thread(encode, rows[start : start + ROWS_AT_ONCE], start)
     answer = EmbeddingList(
         id=f"embd-{uuid.uuid4().hex}",
         created=int(time.time()),
         model=body.model,
-        data=_items(_cut(vectors, body.dimensions), as_base64=body.encoding_format == "base64"),
+        data=data,
         usage=prompt_usage(sum(len(ids) for ids in sequences)),
     )
     return Response(msgspec.json.encode(answer), media_type="application/json")
@@ -96,13 +99,14 @@ def _check(body: EmbeddingRequest, engine: EmbeddingEngine) -> None:
 
 async def _sequences(body: EmbeddingRequest, engine: EmbeddingEngine) -> list[list[int]]:
     """Return the token ids of every input. Raises InvalidRequestError for empty or mixed input."""
-    texts, sequences = text_or_tokens(body.input, "input")
+    texts, sequences = text_or_tokens(
+        body.input, "input", max_items=MAX_INPUTS, context_length=engine.context_length
+    )
     count = len(texts) + len(sequences)
     if not count or not all(texts) or not all(sequences):
         raise InvalidRequestError("input must not be empty, nor hold an empty item.", param="input")
-    if count > MAX_INPUTS:
-        raise InvalidRequestError(f"input may hold at most {MAX_INPUTS} items, got {count}.", param="input")
     if texts:
+        _check_lengths(texts, engine.context_length)
         sequences = await engine.tokenize(texts)
     keep = body.truncate_prompt_tokens
     if keep is not None:
@@ -120,10 +124,26 @@ def _cut(vectors: np.ndarray, dimensions: int | None) -> np.ndarray:
     return np.asarray(cut / np.maximum(norms, np.finfo(np.float32).tiny), dtype=np.float32)
 
 
-def _items(vectors: np.ndarray, *, as_base64: bool) -> list[EmbeddingItem]:
-    rows = np.ascontiguousarray(vectors, dtype="<f4")
-    if as_base64:
-        return [
-            EmbeddingItem(index=i, embedding=base64.b64encode(row).decode()) for i, row in enumerate(rows)
-        ]
-    return [EmbeddingItem(index=i, embedding=row.tolist()) for i, row in enumerate(rows)]
+def _check_lengths(texts: list[str], context_length: int) -> None:
+    longest = max(map(len, texts))
+    if longest <= context_length * CHARACTERS_PER_TOKEN and sum(map(len, texts)) <= MAX_CHARACTERS:
+        return
+    raise InvalidRequestError(
+        f"This model's maximum context length is {context_length} tokens. However, your input holds far more text "
+        f"({longest} characters in one item). Please reduce the length of the input.",
+        param="input",
+        code="context_length_exceeded",
+    )
+
+
+def _encode_floats(rows: np.ndarray, start: int) -> list[msgspec.Raw]:
+    return [_item(start + index, row.tolist()) for index, row in enumerate(rows)]
+
+
+def _encode_base64(rows: np.ndarray, start: int) -> list[msgspec.Raw]:
+    rows = np.ascontiguousarray(rows, dtype="<f4")
+    return [_item(start + index, base64.b64encode(row).decode()) for index, row in enumerate(rows)]
+
+
+def _item(index: int, embedding: list[float] | str) -> msgspec.Raw:
+    return msgspec.Raw(msgspec.json.encode({"object": "embedding", "index": index, "embedding": embedding}))

@@ -9,6 +9,8 @@ import msgspec
 from appliance.engines.generation.contract import Sampling
 from appliance.errors import InvalidRequestError
 
+MAX_STOPS = 64
+MAX_LOGPROBS = 20
 INT64_MAX = (1 << 63) - 1
 
 
@@ -76,6 +78,8 @@ class GenerationFields(msgspec.Struct, kw_only=True):
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
 
 
+GUIDED_BACKENDS = ("outlines", "lm-format-enforcer")
+
 # The values at which a field that is not served yet has no effect, besides null.
 NO_EFFECT: dict[str, tuple[Any, ...]] = {
     "min_p": (0,),
@@ -114,8 +118,14 @@ def refuse_unserved(fields: GenerationFields, no_effect: dict[str, tuple[Any, ..
         raise unserved("include_stop_str_in_output")
     if fields.tools and fields.tool_choice != "none":
         raise unserved("tools")
-    if fields.tool_choice not in (None, "none", "auto"):
-        raise unserved("tool_choice")
+    if fields.tool_choice not in (None, "none"):
+        raise InvalidRequestError("When using `tool_choice`, `tools` must be set.", param="tool_choice")
+    backend = fields.guided_decoding_backend
+    if backend is not None and backend not in GUIDED_BACKENDS:
+        raise InvalidRequestError(
+            f"Unknown guided decoding backend '{backend}'. Must be one of 'outlines, 'lm-format-enforcer'",
+            param="guided_decoding_backend",
+        )
 
 
 def unserved(name: str) -> InvalidRequestError:
@@ -127,7 +137,24 @@ def unserved(name: str) -> InvalidRequestError:
 
 def check_bounds(fields: GenerationFields) -> None:
     """Check the ranges, in the contract's words. Raises InvalidRequestError."""
+    if not isinstance(fields.stop, str) and len(fields.stop or ()) > MAX_STOPS:
+        raise _out_of_range(
+            "stop", f"stop may hold at most {MAX_STOPS} strings, got {len(fields.stop or ())}."
+        )
     _check_temperature(fields.temperature)
+    for name in ("presence_penalty", "frequency_penalty"):
+        value = getattr(fields, name)
+        if value is not None and not -2 <= value <= 2:
+            raise _out_of_range(name, f"{name} must be in [-2, 2], got {_plain(value)}.")
+    if fields.repetition_penalty is not None and not 0 < fields.repetition_penalty <= 2:
+        value = fields.repetition_penalty
+        raise _out_of_range(
+            "repetition_penalty", f"repetition_penalty must be in (0, 2], got {_plain(value)}."
+        )
+    if fields.min_p is not None and not 0 <= fields.min_p <= 1:
+        raise _out_of_range("min_p", f"min_p must be in [0, 1], got {_plain(fields.min_p)}.")
+    if fields.n is not None and fields.n < 1:
+        raise _out_of_range("n", f"n must be at least 1, got {fields.n}.")
     if fields.top_p is not None and not 0 < fields.top_p <= 1:
         raise _out_of_range("top_p", f"top_p must be in (0, 1], got {_plain(fields.top_p)}.")
     if fields.top_k is not None and fields.top_k != -1 and fields.top_k < 1:

@@ -8,6 +8,9 @@ import msgspec
 
 from appliance.errors import InvalidRequestError
 
+MAX_MESSAGES = 10_000
+MAX_PARTS = 1000
+
 
 class Message(msgspec.Struct, kw_only=True):
     """One message of a chat request. ``content`` is text, a list of parts, or null."""
@@ -27,8 +30,8 @@ def template_messages(messages: list[Message]) -> list[dict[str, Any]]:
     ``developer`` is ``system``. Raises InvalidRequestError for no messages and for parts that the
     model cannot take: nothing is silently left out.
     """
-    if not messages:
-        raise InvalidRequestError("messages must contain at least one message.", param="messages")
+    if len(messages) > MAX_MESSAGES:
+        raise InvalidRequestError(f"messages may hold at most {MAX_MESSAGES} messages.", param="messages")
     result: list[dict[str, Any]] = []
     for index, message in enumerate(messages):
         if message.content is None and not message.tool_calls:
@@ -44,6 +47,8 @@ def template_messages(messages: list[Message]) -> list[dict[str, Any]]:
         if message.tool_calls:
             shaped["tool_calls"] = [_parsed_call(call) for call in message.tool_calls]
         result.append(shaped)
+    if not result:
+        raise InvalidRequestError("messages must contain at least one message.", param="messages")
     return result
 
 
@@ -52,6 +57,8 @@ def _text(content: str | list[dict[str, Any]] | None, path: str) -> str:
         return ""
     if isinstance(content, str):
         return content
+    if len(content) > MAX_PARTS:
+        raise InvalidRequestError(f"{path} may hold at most {MAX_PARTS} parts.", param=path)
     return "\n".join(_part_text(part, f"{path}[{index}]") for index, part in enumerate(content))
 
 

@@ -60,7 +60,7 @@ class Reranking(msgspec.Struct, kw_only=True):
     usage: PromptUsage
 
 
-@post("/rerank", status_code=200, operation_id="rerank", tags=["Rerank"])
+@post("/rerank", status_code=200, operation_id="rerank", tags=["Rerank"], always_detail=True)
 async def rerank(request: Request[Any, Any, State]) -> Response[bytes]:
     """Score documents against a query with a cross-encoder and sort them, best first."""
     body = await _read(request)
@@ -68,6 +68,7 @@ async def rerank(request: Request[Any, Any, State]) -> Response[bytes]:
     named = body.model not in (None, ANY_MODEL)
     model = catalog.find(str(body.model)) if named else catalog.default("rerank")
     engine = catalog.engine(model, RerankEngine, "rerank")
+    _check_count(len(body.documents))
     query = body.query.strip()
     texts = [(item if isinstance(item, str) else item.text).strip() for item in body.documents]
     _check(query, texts)
@@ -101,20 +102,23 @@ async def _read(request: Request[Any, Any, State]) -> RerankRequest:
         if not isinstance(error.__context__, msgspec.ValidationError):
             raise
         message, path = describe(error.__context__)
-        location: list[str | int] = ["body", *(path or "").split(".")] if path else ["body"]
+        location: list[str | int] = ["body", *path.replace("[...]", "").split(".")] if path else ["body"]
         raise UnprocessableError([FieldError(location, message, "value_error")]) from None
+
+
+def _check_count(documents: int) -> None:
+    if not documents:
+        text = "List should have at least 1 item after validation, not 0"
+        raise UnprocessableError([FieldError(["body", "documents"], text, "too_short")])
+    if documents > MAX_DOCUMENTS:
+        text = f"List should have at most {MAX_DOCUMENTS} items after validation, not {documents}"
+        raise UnprocessableError([FieldError(["body", "documents"], text, "too_long")])
 
 
 def _check(query: str, texts: list[str]) -> None:
     errors: list[FieldError] = []
     if len(query) > MAX_CHARACTERS:
         errors.append(_too_long(["body", "query"]))
-    if not texts:
-        text = "List should have at least 1 item after validation, not 0"
-        errors.append(FieldError(["body", "documents"], text, "too_short"))
-    if len(texts) > MAX_DOCUMENTS:
-        text = f"List should have at most {MAX_DOCUMENTS} items after validation, not {len(texts)}"
-        errors.append(FieldError(["body", "documents"], text, "too_long"))
     errors.extend(
         _too_long(["body", "documents", index])
         for index, text in enumerate(texts)

@@ -51,6 +51,7 @@ def write_gguf(
     architecture: str = "llama",
     pre: str = "gpt-2",
     tokenizer: str = "gpt2",
+    add_bos: bool | None = None,
 ) -> Path:
     writer = GGUFWriter(path, architecture)
     writer.add_block_count(model.layers)
@@ -69,6 +70,8 @@ def write_gguf(
     writer.add_token_types(TYPES)
     writer.add_token_merges(["Ġ t"])
     writer.add_bos_token_id(257)
+    if add_bos is not None:
+        writer.add_add_bos_token(add_bos)
     writer.add_eos_token_id(258)
     writer.add_chat_template("{{ messages }}")
     for name, weights in model.weights.items():
@@ -122,6 +125,23 @@ def test_tokenizer_and_special_tokens(tmp_path: Path) -> None:
     ids = tokenizer.encode("héllo t<|end|>").ids
     assert ids == [*"héllo".encode(), 256, 258]
     assert tokenizer.decode(ids) == "héllo t"
+
+
+@pytest.mark.parametrize(
+    ("pre", "add_bos", "begins"),
+    [
+        ("llama-bpe", None, True),
+        ("llama-bpe", False, False),
+        ("gpt-2", None, False),
+        ("gpt-2", True, True),
+    ],
+)
+def test_the_first_token_is_what_the_file_says_or_llama_cpp_takes_for_granted(
+    pre: str, add_bos: bool | None, begins: bool, tmp_path: Path
+) -> None:
+    weights = read_gguf(write_gguf(TinyModel(layers=1), tmp_path / "model.gguf", pre=pre, add_bos=add_bos))
+    ids = Tokenizer.from_str(weights.tokenizer).encode("a").ids
+    assert ids == ([257] if begins else []) + [ord("a")]
 
 
 @pytest.mark.parametrize(

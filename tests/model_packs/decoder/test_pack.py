@@ -11,6 +11,7 @@ from appliance.packs.manifest import read_manifest
 from model_packs.build import build_pack
 from model_packs.errors import BuildError, QualityError
 from model_packs.recipe import parse_recipe
+from tests.model_packs.decoder import tiny
 from tests.model_packs.decoder.running import Running
 from tests.model_packs.decoder.tiny import TinyModel, recipe_text
 
@@ -79,6 +80,6 @@ def test_weights_that_changed_after_pinning_are_refused(tmp_path: Path) -> None:
 def test_unknown_options_are_refused(options: str, tmp_path: Path) -> None:
     members = TinyModel().save(tmp_path / "tiny-model")
     source = 'type = "folder"\npath = "tiny-model"\nversion = "7"'
-    recipe = parse_recipe(recipe_text("tiny", members, source, f"[options]\n{options}\n"))
+    recipe = parse_recipe(recipe_text("tiny", members, source, f"{tiny.LIMITS}[options]\n{options}\n"))
     with pytest.raises(BuildError, match="options"):
         build_pack(recipe, tmp_path / "cache", recipes=tmp_path)

@@ -172,7 +172,10 @@ def write_safetensors(path: Path, weights: dict[str, NDArray[np.float32]], kind:
     path.write_bytes(len(text).to_bytes(8, "little") + text + b"".join(blobs))
 
 
-def recipe_text(name: str, members: dict[str, Path], source: str, extra: str = "") -> str:
+LIMITS = "[quality]\nperplexity = { max_ratio = 1.05 }\n"
+
+
+def recipe_text(name: str, members: dict[str, Path], source: str, extra: str = LIMITS) -> str:
     """Return a ``decoder-safetensors`` recipe over ``members``; ``source`` is the source's first lines."""
     pins = "\n".join(
         f'"{member}" = {{ path = "{member}", sha256 = "{hashlib.sha256(path.read_bytes()).hexdigest()}" }}'
