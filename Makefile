@@ -63,8 +63,10 @@ endef
 .venv-packs/.done: requirements/export.in requirements/export.txt
 	@test -x .venv-packs/bin/python || $(PYTHON) -m venv .venv-packs
 	@echo "Installing the export environment ..."
-	@.venv-packs/bin/python -m pip install -q "$$(grep '^torch==' requirements/export.in)"
+	@.venv-packs/bin/python -m pip install -q --no-deps "$$(grep '^torch==' requirements/export.in)"
 	@.venv-packs/bin/python -m pip install -q --no-deps --require-hashes -r requirements/export.txt
+	@.venv-packs/bin/python -c "import torch; assert torch.version.cuda is None" || \
+		{ echo "The export needs a CPU build of torch: point pip at one (--extra-index-url or --find-links)."; exit 1; }
 	@touch $@
 
 $(VENV)/.build: requirements/build.txt pyproject.toml
