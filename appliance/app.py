@@ -82,7 +82,6 @@ def build_app(stores: Stores) -> ASGIApp:
             ),
             request_max_body_size=settings.max_json_bytes,
             openapi_config=openapi_config(),
-            multipart_form_part_limit=64,
             # Our own logging; the framework's would log every handled error as an exception.
             logging_config=None,
         )

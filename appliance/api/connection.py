@@ -145,6 +145,7 @@ class Connection(HttpToolsProtocol):
         size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
         if size > self.limits.head_bytes:
             self.app = refusal(head_too_large(), close=True)
+            self.url = b"/"  # the URL parser has a limit of its own
         elif self.limits.full_for(self) and not self.url.startswith(ALWAYS_ANSWERED):
             error = OverloadedError("Too many requests are running; try again shortly.")
             self.app = refusal(error)

@@ -18,7 +18,7 @@ from appliance.api.errors import error_response, http_error_response, internal_e
 from appliance.api.form import uploaded_form
 from appliance.errors import ApplianceError
 from appliance.storage.spool import RESERVED_BYTES, Spool
-from tests.service import Service, running_service
+from tests.service import running_service
 
 ROUTE = "/v1/audio/transcriptions"
 KIND = "multipart/form-data; boundary=x"
@@ -38,20 +38,20 @@ def body(*parts: bytes) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     """Start the program without models: a form that passes every check ends in 404."""
     with running_service(
         tmp_path_factory.mktemp("forms") / "data", APPLIANCE_MAX_UPLOAD_BYTES=str(LIMIT)
     ) as service:
-        yield service
+        with service.http as http:
+            yield http
         log = service.log.read_text()
         assert "Traceback" not in log, log[-5000:]
         assert list((service.data_dir / "spool").iterdir()) == []
 
 
-def send(service: Service, content: Any, kind: str = KIND) -> httpx.Response:
-    with service.http as http:
-        return http.post(ROUTE, content=content, headers={"Content-Type": kind})
+def send(http: httpx.Client, content: Any, kind: str = KIND) -> httpx.Response:
+    return http.post(ROUTE, content=content, headers={"Content-Type": kind})
 
 
 def refused(response: httpx.Response, status: int = 400) -> str:
@@ -61,7 +61,7 @@ def refused(response: httpx.Response, status: int = 400) -> str:
     return message
 
 
-def test_a_good_form_reaches_the_catalog(bare: Service) -> None:
+def test_a_good_form_reaches_the_catalog(bare: httpx.Client) -> None:
     assert "no-such-model" in refused(send(bare, body(part(*FILE), part(*MODEL))), 404)
 
 
@@ -84,7 +84,7 @@ def test_a_good_form_reaches_the_catalog(bare: Service) -> None:
         body(part('form-data; name="model"', b"+2AA-", "Content-Type: a; charset=utf-7"), part(*FILE)),
     ],
 )
-def test_what_is_only_unusual_is_read(bare: Service, content: bytes) -> None:
+def test_what_is_only_unusual_is_read(bare: httpx.Client, content: bytes) -> None:
     refused(send(bare, content), 404)
 
 
@@ -112,7 +112,7 @@ def test_what_is_only_unusual_is_read(bare: Service, content: bytes) -> None:
         body(part(*MODEL, "no colon"), part(*FILE)),
         body(part(*MODEL, *["X-Header: y"] * 100), part(*FILE)),
         body(part(*MODEL, "X-Header: " + "y" * 10_000), part(*FILE)),
-        b"--x\r\nContent-Disposition: " + b"form-data; " * 1_000_000,
+        b"--x\r\nContent-Disposition: " + b"form-data; " * 100_000,
         b"--x\r\n\r\n\r\n--x--",
         b"--x\r\nContent-Disposition: form-data; name=\xff\r\n\r\nm\r\n--x--\r\n",
         b"--x\r\n Content-Disposition: form-data\r\n\r\nm\r\n--x--\r\n",
@@ -123,7 +123,7 @@ def test_what_is_only_unusual_is_read(bare: Service, content: bytes) -> None:
         b"--x\r\n" * 100_000,
     ],
 )
-def test_what_is_malformed_is_a_400_that_repeats_little(bare: Service, content: bytes) -> None:
+def test_what_is_malformed_is_a_400_that_repeats_little(bare: httpx.Client, content: bytes) -> None:
     refused(send(bare, content))
 
 
@@ -145,29 +145,26 @@ def test_what_is_malformed_is_a_400_that_repeats_little(bare: Service, content: 
         ";" * 1000,
     ],
 )
-def test_a_wrong_boundary_or_type_is_a_400(bare: Service, kind: str) -> None:
+def test_a_wrong_boundary_or_type_is_a_400(bare: httpx.Client, kind: str) -> None:
     refused(send(bare, body(part(*MODEL), part(*FILE)), kind))
 
 
-def test_a_quoted_boundary_is_read(bare: Service) -> None:
+def test_a_quoted_boundary_is_read(bare: httpx.Client) -> None:
     content = body(part(*MODEL), part(*FILE)).replace(b"--x", b"--a b:c")
     refused(send(bare, content, 'multipart/form-data; boundary="a b:c"'), 404)
 
 
 @pytest.mark.parametrize("name", ["model", "prompt", "language", "temperature", "unknown"])
-def test_text_fields_have_a_size_limit(bare: Service, name: str) -> None:
+def test_text_fields_have_a_size_limit(bare: httpx.Client, name: str) -> None:
     fits = part(f'form-data; name="{name}"', b"v" * (64 << 10))
     large = part(f'form-data; name="{name}"', b"v" * ((64 << 10) + 1))
 
     assert "at most" in refused(send(bare, body(large, part(*FILE), part(*MODEL))))
-    assert "at most" not in refused(
-        response := send(bare, body(fits, part(*FILE), part(*MODEL))), response.status_code
-    )
-    assert response.status_code in (400, 404)
+    assert "at most" not in send(bare, body(fits, part(*FILE), part(*MODEL))).text
 
 
 @pytest.mark.parametrize("name", ["model", "language", "temperature", "response_format", "stream"])
-def test_a_long_value_is_not_repeated_in_full(bare: Service, name: str) -> None:
+def test_a_long_value_is_not_repeated_in_full(bare: httpx.Client, name: str) -> None:
     fields = body(part(f'form-data; name="{name}"', b"v" * 1000), part(*FILE), part(*MODEL))
     response = send(bare, fields)
 
@@ -176,7 +173,7 @@ def test_a_long_value_is_not_repeated_in_full(bare: Service, name: str) -> None:
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-def test_an_upload_over_the_limit_is_413(bare: Service, chunked: bool) -> None:
+def test_an_upload_over_the_limit_is_413(bare: httpx.Client, chunked: bool) -> None:
     content = body(part(*MODEL), part(FILE[0], b"\0" * (LIMIT + 1)))
     pieces = (content[start : start + 65536] for start in range(0, len(content), 65536))
 
@@ -196,13 +193,13 @@ HOSTILE = st.binary(max_size=300) | st.lists(
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=HOSTILE)
-def test_no_body_makes_a_server_error(bare: Service, content: bytes) -> None:
+def test_no_body_makes_a_server_error(bare: httpx.Client, content: bytes) -> None:
     assert send(bare, content).status_code in (400, 404)
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(disposition=st.binary(max_size=60), content=HOSTILE)
-def test_no_part_header_makes_a_server_error(bare: Service, disposition: bytes, content: bytes) -> None:
+def test_no_part_header_makes_a_server_error(bare: httpx.Client, disposition: bytes, content: bytes) -> None:
     head = b"--x\r\nContent-Disposition: form-data; name=" + disposition
     response = send(bare, head + b"\r\n\r\n" + content + b"\r\n" + body(part(*MODEL), part(*FILE)))
 
