@@ -25,6 +25,7 @@ from appliance.workers.protocol import (
     Event,
     Failure,
     FrameBuffer,
+    FrameTooLargeError,
     FromWorker,
     Result,
     Start,
@@ -38,6 +39,7 @@ from appliance.workers.sandbox import confine, die_with_parent
 logger = logging.getLogger(__name__)
 
 _RECEIVE_BYTES = 1 << 16
+_OUT_OF_MEMORY = "the job needs more memory than a worker may use"
 
 
 class JobCancelledError(Exception):
@@ -68,8 +70,11 @@ class Channel:
         return message, [self._fds.popleft() for _ in range(count)]
 
     def send(self, message: FromWorker) -> None:
-        """Send ``message`` whole."""
-        frame = encode_frame(message)
+        """Send ``message`` whole. Raises FrameTooLargeError before anything was sent."""
+        self.send_frame(encode_frame(message))
+
+    def send_frame(self, frame: bytes) -> None:
+        """Send an encoded message whole."""
         with self._sending:
             self._socket.sendall(frame)
 
@@ -189,7 +194,7 @@ def run(fd: int, open_kind: OpenKind) -> None:
         job = desk.next()
         answer = _perform(job, handler)
         desk.done(job)
-        channel.send(answer)
+        channel.send_frame(answer)
 
 
 def _first_message(channel: Channel) -> Start | None:
@@ -201,7 +206,18 @@ def _first_message(channel: Channel) -> Start | None:
     return received[0]
 
 
-def _perform(job: Job, handler: Handler) -> FromWorker:
+def _perform(job: Job, handler: Handler) -> bytes:
+    """Do ``job`` and return the frame of its answer: what cannot be sent fails the job, not the worker."""
+    try:
+        return encode_frame(_answer(job, handler))
+    except FrameTooLargeError as error:
+        logger.error("the result of job %d cannot be sent: %s", job.id, error)  # noqa: TRY400 - all is said
+        return encode_frame(Failure(id=job.id, message="the job's result is too large"))
+    except MemoryError:
+        return encode_frame(Failure(id=job.id, message=_OUT_OF_MEMORY, status=400))
+
+
+def _answer(job: Job, handler: Handler) -> FromWorker:
     try:
         job.check()
         return Result(id=job.id, data=encode_raw(handler(job)))
@@ -210,7 +226,7 @@ def _perform(job: Job, handler: Handler) -> FromWorker:
     except ApplianceError as error:
         return _failure(job.id, error)
     except MemoryError:
-        return Failure(id=job.id, message="the job needs more memory than a worker may use", status=400)
+        return Failure(id=job.id, message=_OUT_OF_MEMORY, status=400)
     except Exception as error:
         logger.exception("job %d failed", job.id)
         return _failure(job.id, error)

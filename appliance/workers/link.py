@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
+import signal
 import socket
 from collections.abc import Sequence
 
@@ -23,6 +25,8 @@ _RECEIVE_BYTES = 1 << 16
 _MAX_LOG_LINE = 2000
 # A worker hangs up by itself when its socket closes; this long is it waited for.
 _EXIT_SECONDS = 2.0
+# The rest of its log has this long to arrive.
+_LOG_SECONDS = 1.0
 
 
 class Link:
@@ -35,6 +39,8 @@ class Link:
         self._buffer = FrameBuffer()
         self._sending = asyncio.Lock()
         self._log = asyncio.create_task(self._forward_log(kind), name=f"log of worker {kind}")
+        self._ended = False
+        self._end = asyncio.create_task(self._watch_end(), name=f"end of worker {kind}")
 
     @property
     def pid(self) -> int:
@@ -77,26 +83,47 @@ class Link:
                     return None
                 self._buffer.feed(data)
             message: FromWorker = self._decoder.decode(body)
-        except (ConnectionError, msgspec.MsgspecError, FrameTooLargeError):
+        # A ValueError is text that is no UTF-8, a RecursionError what is nested too deeply.
+        except (OSError, ValueError, RecursionError, msgspec.MsgspecError, FrameTooLargeError):
             return None
         return message
 
     def kill(self) -> None:
-        """End the process now."""
-        with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
+        """End the process and whatever it may have started, and hang up; what it said can still be read."""
+        # Once it has ended and its group was killed, the number may be somebody else's.
+        if not self._ended:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        # Wakes whoever receives or sends, also when another process holds the other end.
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    async def _watch_end(self) -> None:
+        await self._process.wait()
+        self.kill()
+        self._ended = True
 
     async def close(self) -> int | None:
-        """Hang up, wait for the process's end, by force if need be, and return its exit status."""
-        self._socket.close()
-        try:
-            async with asyncio.timeout(_EXIT_SECONDS):
-                await self._process.wait()
-        except TimeoutError:
+        """Hang up, wait for the process's end, by force if need be, and return its exit status.
+
+        Takes a few seconds at most; None when not even the kernel could end the process.
+        """
+        self._hang_up()
+        await asyncio.wait({self._end}, timeout=_EXIT_SECONDS)
+        if not self._end.done():
             self.kill()
-        status = await self._process.wait()
-        await self._log
-        return status
+            await asyncio.wait({self._end}, timeout=_EXIT_SECONDS)
+        # Who was sending has noticed by now; a socket is not closed under the loop's feet.
+        async with self._sending:
+            self._socket.close()
+        await asyncio.wait({self._log}, timeout=_LOG_SECONDS)
+        for task in (self._end, self._log):
+            task.cancel()
+        await asyncio.wait({self._end, self._log})
+        return self._process.returncode
 
     async def _forward_log(self, kind: str) -> None:
         """Put the worker's standard error into our log, line by line."""
@@ -111,7 +138,12 @@ class Link:
                 continue
             if not line:
                 return
-            logger.info("%s", line.decode("utf-8", "replace").rstrip()[:_MAX_LOG_LINE])
+            logger.info("%s", _printable(line[:_MAX_LOG_LINE].decode("utf-8", "replace").rstrip()))
+
+
+def _printable(text: str) -> str:
+    """Return ``text`` with what a terminal would obey, such as escape sequences, spelled out."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 def _resolve(future: asyncio.Future[None]) -> None:

@@ -26,6 +26,7 @@ from appliance.workers.protocol import (
     Cancel,
     Event,
     Failure,
+    FrameTooLargeError,
     Limits,
     Result,
     Start,
@@ -39,6 +40,9 @@ logger = logging.getLogger(__name__)
 _STABLE_SECONDS = 10.0
 _FIRST_BACKOFF_SECONDS = 0.25
 _MAX_BACKOFF_SECONDS = 30.0
+# A killed process is waited for this long before its job fails without it.
+_END_SECONDS = 5.0
+_MAX_MESSAGE = 2000
 
 OnEvent = Callable[[msgspec.Raw], None]
 
@@ -119,8 +123,8 @@ class WorkerProcess:
         supervision, self._supervision = self._supervision, None
         if supervision is not None:
             supervision.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await supervision
+            # Not awaited itself: how it ended was logged and is not the caller's trouble.
+            await asyncio.wait({supervision})
         self._expect_worker()
         self._start_failed(f"the {self.kind} worker was stopped")
 
@@ -137,10 +141,11 @@ class WorkerProcess:
         ``fds`` are passed along and stay open here. ``on_event`` is called on the event loop with what the
         job says before its end. Cancelling the task that awaits this stops the job; it ends when the worker
         has stopped, at the latest ``grace_seconds`` later, by force. The deadline counts from the start of
-        the job.
+        the job. What ``on_event`` raises is logged and ends the job and the worker.
 
         Raises WorkerTimeoutError, WorkerStoppedError when the process ends, WorkerStartError when
-        there is none, WorkerError with the worker's own status and text when the job fails.
+        there is none, WorkerError with the worker's own status and text when the job fails, and with
+        status 413 when ``arguments`` are more than a message may hold.
         """
         async with self._one_at_a_time:
             await self.wait_ready()
@@ -156,7 +161,7 @@ class WorkerProcess:
                 fds=len(fds),
             )
             try:
-                await self._hand_over(link, job, fds)
+                await self._hand_over(link, job, fds, deadline_seconds)
                 return await self._outcome(link, pending, deadline_seconds)
             finally:
                 self._pending = None
@@ -170,8 +175,7 @@ class WorkerProcess:
         if not finished:
             logger.warning("the %s worker does not stop at its deadline and is killed", self.kind)
             await self._end_worker(link, pending)
-            raise WorkerTimeoutError(f"the {self.kind} job took longer than {deadline:.0f} s")
-        self._done_jobs += 1
+            raise self._late(deadline)
         return pending.done.result()
 
     async def _settle(self, link: Link, pending: _Pending) -> None:
@@ -187,24 +191,41 @@ class WorkerProcess:
                 _retrieve(pending.done)
             else:
                 logger.warning("the %s worker does not stop its cancelled job and is killed", self.kind)
-                link.kill()
+                self._kill(link)
                 _fail(pending.done, self._stopped())
-                self._expect_worker()
 
     async def _end_worker(self, link: Link, pending: _Pending) -> None:
-        link.kill()
-        await asyncio.wait({pending.done})
+        self._kill(link)
+        await asyncio.wait({pending.done}, timeout=_END_SECONDS)
+        _fail(pending.done, self._stopped())
         _retrieve(pending.done)
 
-    async def _hand_over(self, link: Link, job: Call, fds: Sequence[int]) -> None:
+    def _kill(self, link: Link) -> None:
+        """End the process; whoever calls next waits for the one that follows it."""
+        link.kill()
+        if self._link is link:
+            self._expect_worker()
+
+    async def _hand_over(self, link: Link, job: Call, fds: Sequence[int], deadline: float) -> None:
         try:
-            await link.send(job, fds)
+            async with asyncio.timeout(deadline):
+                await link.send(job, fds)
+        # After half a message nothing that follows would be understood.
+        except TimeoutError:
+            logger.warning("the %s worker does not take its job and is killed", self.kind)
+            self._kill(link)
+            raise self._late(deadline) from None
+        except asyncio.CancelledError:
+            self._kill(link)
+            raise
         except OSError as error:
             raise self._stopped() from error
-        except asyncio.CancelledError:
-            # Half a message may have gone out; nothing that follows would be understood.
-            link.kill()
-            raise
+        except FrameTooLargeError as error:
+            text = f"the job is larger than the {self.kind} worker takes"
+            raise WorkerError(text, status=413, type="invalid_request_error") from error
+
+    def _late(self, deadline: float) -> WorkerTimeoutError:
+        return WorkerTimeoutError(f"the {self.kind} job took longer than {deadline:.0f} s")
 
     def _stopped(self) -> WorkerStoppedError:
         return WorkerStoppedError(f"the {self.kind} worker stopped unexpectedly; please try again")
@@ -229,6 +250,10 @@ class WorkerProcess:
             except OSError as error:
                 opened = False
                 self._start_failed(f"the {self.kind} worker cannot be started: {error.strerror}")
+            except Exception:
+                logger.exception("running the %s worker failed", self.kind)
+                opened = False
+                self._start_failed(f"the {self.kind} worker cannot be started")
             stable = opened and (self._done_jobs > jobs_before or time.monotonic() - began > _STABLE_SECONDS)
             failures = 0 if stable else failures + 1
             if failures > 1 or not opened:
@@ -298,13 +323,29 @@ class WorkerProcess:
                 continue  # the rest of a job that nobody waits for
             match message:
                 case Event():
-                    if pending.on_event is not None:
-                        pending.on_event(message.data)
+                    if not self._deliver(pending, message):
+                        link.kill()
+                        return
                 case Result():
+                    self._done_jobs += 1
                     if not pending.done.done():
                         pending.done.set_result(message.data)
                 case Failure():
+                    self._done_jobs += 1
                     _fail(pending.done, _job_error(message))
+
+    def _deliver(self, pending: _Pending, event: Event) -> bool:
+        """Hand the event to the caller; return False, its job failed, when the caller cannot take it."""
+        if pending.on_event is None:
+            return True
+        try:
+            pending.on_event(event.data)
+        except Exception:
+            logger.exception("the %s worker said what cannot be understood and is killed", self.kind)
+            self._expect_worker()
+            _fail(pending.done, self._stopped())
+            return False
+        return True
 
 
 async def _uninterrupted(work: Coroutine[None, None, int | None]) -> int | None:
@@ -318,10 +359,11 @@ async def _uninterrupted(work: Coroutine[None, None, int | None]) -> int | None:
 
 
 def _job_error(failure: Failure) -> WorkerError:
+    """Return the failure as an error; what the worker says of it is not trusted to be an error's status."""
     kind = WorkerTimeoutError if failure.code == WorkerTimeoutError.code else WorkerError
     return kind(
-        failure.message,
-        status=failure.status,
+        failure.message[:_MAX_MESSAGE],
+        status=min(max(failure.status, 400), 599),
         type=failure.type,
         code=failure.code,
         param=failure.param,

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import resource
 import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -79,6 +82,16 @@ def say(job: Job, request: Any) -> object:
     return None
 
 
+def large(job: Job, request: Any) -> object:
+    return bytes(request["bytes"])
+
+
+def lie(job: Job, request: Any) -> object:
+    """Send a frame that is none of the protocol's, then fall silent."""
+    job._channel.send_frame(bytes.fromhex(request["frame"]))
+    return ignore(job, request)
+
+
 def environment(job: Job, request: Any) -> object:
     return dict(os.environ)
 
@@ -114,28 +127,65 @@ def attempt(job: Job, request: Any) -> object:
         return "allowed"
 
     libc = ctypes.CDLL(None, use_errno=True)
+    directory = Path(request["directory"])
+    file, new = directory / "file", directory / "new"
+    parent = os.getppid()
 
-    def ptrace() -> None:
-        if libc.ptrace(0, 0, 0, 0) != 0:
-            raise OSError(ctypes.get_errno(), "ptrace")
+    def system(name: str, *arguments: Any) -> Callable[[], None]:
+        def call() -> None:
+            if getattr(libc, name)(*arguments) < 0:
+                raise OSError(ctypes.get_errno(), name)
 
-    def connect() -> None:
-        with socket.socket(socket.AF_UNIX) as sock:
-            sock.connect("/nowhere")
+        return call
 
     def open_socket(family: int, kind: int) -> Callable[[], object]:
         return lambda: socket.socket(family, kind).close()
 
+    def threads() -> None:
+        thread = threading.Thread(target=int)
+        thread.start()
+        thread.join()
+
     return {
+        "thread": outcome(threads),
+        "read": outcome(file.read_bytes),
+        "own signal": outcome(lambda: os.kill(os.getpid(), 0)),
+        "own limits": outcome(lambda: resource.prlimit(0, resource.RLIMIT_NOFILE)),
         "inet": outcome(open_socket(socket.AF_INET, socket.SOCK_STREAM)),
         "inet udp": outcome(open_socket(socket.AF_INET, socket.SOCK_DGRAM)),
         "inet6": outcome(open_socket(socket.AF_INET6, socket.SOCK_STREAM)),
         "netlink": outcome(open_socket(socket.AF_NETLINK, socket.SOCK_RAW)),
         "packet": outcome(open_socket(socket.AF_PACKET, socket.SOCK_RAW)),
         "unix": outcome(open_socket(socket.AF_UNIX, socket.SOCK_STREAM)),
-        "unix connect": outcome(connect),
-        "exec": outcome(lambda: subprocess.run(["/bin/true"], check=True)),
-        "ptrace": outcome(ptrace),
+        # A datagram pair could still send to any name.
+        "unix pair": outcome(lambda: socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)),
+        "exec": outcome(lambda: os.execv("/bin/true", ["true"])),  # noqa: S606 - it must not start
+        "spawn": outcome(lambda: subprocess.run(["/bin/true"], check=True)),
+        "fork": outcome(os.fork),
+        "vfork": outcome(lambda: os.posix_spawn("/bin/true", ["true"], {})),
+        "ptrace": outcome(system("ptrace", 0, 0, 0, 0)),
+        "signal": outcome(lambda: os.kill(parent, 0)),
+        "signal to all": outcome(lambda: os.kill(-1, 0)),
+        "signal to the group": outcome(lambda: os.kill(0, 0)),
+        "pidfd": outcome(lambda: os.pidfd_open(parent)),
+        "owner of a descriptor": outcome(lambda: fcntl.fcntl(0, fcntl.F_SETOWN, parent)),
+        "limits of another": outcome(lambda: resource.prlimit(parent, resource.RLIMIT_NOFILE)),
+        "write": outcome(lambda: os.open(file, os.O_WRONLY)),
+        "read and write": outcome(lambda: os.open(file, os.O_RDWR)),
+        "create": outcome(lambda: os.open(new, os.O_CREAT)),
+        "empty": outcome(lambda: os.open(file, os.O_TRUNC)),
+        "truncate": outcome(lambda: os.truncate(file, 0)),
+        "unlink": outcome(file.unlink),
+        "rename": outcome(lambda: file.rename(new)),
+        "mkdir": outcome(new.mkdir),
+        "rmdir": outcome(directory.rmdir),
+        "link": outcome(lambda: new.hardlink_to(file)),
+        "symlink": outcome(lambda: new.symlink_to(file)),
+        "fifo": outcome(lambda: os.mkfifo(new)),
+        "chmod": outcome(lambda: file.chmod(0o777)),
+        "chown": outcome(lambda: os.chown(file, os.getuid(), os.getgid())),
+        "times": outcome(lambda: os.utime(file)),
+        "attribute": outcome(lambda: os.setxattr(file, "user.a", b"b")),
     }
 
 
@@ -151,6 +201,8 @@ ACTIONS: dict[str, Callable[[Job, Any], object]] = {
         refuse,
         fail,
         say,
+        large,
+        lie,
         environment,
         allocate,
         write_file,

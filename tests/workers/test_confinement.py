@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import errno
-import socket
+import os
+import signal
 import struct
 from pathlib import Path
 from typing import Any
@@ -26,11 +27,18 @@ async def ask(worker: WorkerProcess, do: str, **request: Any) -> Any:
     return msgspec.msgpack.decode(await worker.call({"do": do, **request}, deadline_seconds=SECONDS))
 
 
-async def test_no_network_no_program_no_other_process(worker: WorkerProcess) -> None:
-    outcome = await ask(worker, "attempt")
+async def test_no_network_no_other_process_no_changed_file(worker: WorkerProcess, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"whole")
+    before = file.stat()
+    outcome = await ask(worker, "attempt", directory=str(tmp_path))
 
-    assert outcome.pop("unix") == "allowed"
+    for allowed in ("thread", "read", "own signal", "own limits"):
+        assert outcome.pop(allowed) == "allowed", allowed
     assert set(outcome.values()) == {"PermissionError"}, outcome
+    assert list(tmp_path.iterdir()) == [file]
+    assert file.read_bytes() == b"whole"
+    assert file.stat().st_ctime_ns == before.st_ctime_ns
 
 
 async def test_every_thread_is_under_the_filter_for_good(worker: WorkerProcess) -> None:
@@ -69,18 +77,52 @@ async def test_limits_hold(make_worker: MakeWorker, tmp_path: Path) -> None:
     assert worker.starts == 1
 
 
-# What the programs below know of themselves: audit architecture, the numbers of socket and socketpair,
-# some that are refused and some that everything needs (read, write, mmap, futex, exit_group).
+class Machine(msgspec.Struct, frozen=True):
+    """The audit architecture and call numbers of a processor, from the kernel's tables."""
+
+    audit: int
+    refused: list[int]
+    needed: list[int]
+    clone: int
+    signals: list[int]
+    prlimit64: int
+    openat: int
+
+
+# refused: socket, socketpair, connect, execve, ptrace, open_by_handle_at, io_uring_setup, tkill,
+# pidfd_open, process_vm_writev, unlinkat, renameat2, mkdirat, fchmodat, ftruncate, utimensat;
+# needed: read, write, mmap, futex, exit_group.
 MACHINES = {
-    "x86_64": (0xC000003E, [41, 53], [42, 59, 101, 322, 425], [0, 1, 9, 202, 231]),
-    "aarch64": (0xC00000B7, [198, 199], [203, 221, 117, 281, 425], [63, 64, 222, 98, 94]),
+    "x86_64": Machine(
+        0xC000003E,
+        [41, 53, 42, 59, 101, 304, 425, 200, 434, 311, 263, 316, 258, 268, 77, 280, 57, 58, 85],
+        [0, 1, 9, 202, 231],
+        clone=56,
+        signals=[62, 234],
+        prlimit64=302,
+        openat=257,
+    ),
+    "aarch64": Machine(
+        0xC00000B7,
+        [198, 199, 203, 221, 117, 265, 425, 130, 434, 271, 35, 276, 34, 53, 46, 88],
+        [63, 64, 222, 98, 94],
+        clone=220,
+        signals=[129, 131],
+        prlimit64=261,
+        openat=56,
+    ),
 }
-ALLOW, EPERM, KILL = 0x7FFF0000, 0x00050000 | errno.EPERM, 0x80000000
+ALLOW, EPERM, ENOSYS = 0x7FFF0000, 0x00050000 | errno.EPERM, 0x00050000 | errno.ENOSYS
+KILL = 0x80000000
+PID = 4711
+THREAD = 0x003D0F00  # what a C library starts a thread with
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 
 
-def judge(program: bytes, architecture: int, number: int, argument: int = 0) -> int:
+def judge(program: bytes, architecture: int, number: int, *arguments: int) -> int:
     """Run the BPF program as the kernel would on one system call."""
-    data = struct.pack("<IIQ6Q", number, architecture, 0, argument, 0, 0, 0, 0, 0)
+    padded = (*arguments, *[0] * (6 - len(arguments)))
+    data = struct.pack("<IIQ6Q", number, architecture, 0, *padded)
     instructions = list(struct.iter_unpack("<HBBI", program))
     accumulator, position = 0, 0
     while True:
@@ -91,34 +133,50 @@ def judge(program: bytes, architecture: int, number: int, argument: int = 0) -> 
         elif code == 0x06:
             return int(value)
         else:
-            holds = accumulator == value if code == 0x15 else accumulator >= value
+            holds = {0x15: accumulator == value, 0x35: accumulator >= value, 0x45: accumulator & value}[code]
             position += if_true if holds else if_false
 
 
-@pytest.mark.parametrize("machine", MACHINES)
-@given(argument=st.integers(0, 2**64 - 1), pick=st.integers(0, 4))
-def test_the_filter_judges_every_call(machine: str, argument: int, pick: int) -> None:
-    architecture, sockets, refused, needed = MACHINES[machine]
-    program = filter_program(machine)
+@pytest.mark.parametrize("name", MACHINES)
+@given(argument=st.integers(0, 2**64 - 1))
+def test_the_filter_judges_every_call(name: str, argument: int) -> None:
+    machine, program = MACHINES[name], filter_program(name, PID)
+    # The kernel takes ids and flags as ints: only the low half counts.
+    high, low = argument & ~0xFFFFFFFF, argument & 0xFFFFFFFF
 
-    assert judge(program, architecture, refused[pick], argument) == EPERM
-    assert judge(program, architecture, needed[pick], argument) == ALLOW
-    assert judge(program, architecture ^ 1, needed[pick], argument) == KILL
-    # The kernel takes the family as an int: only the low half counts.
-    family = argument & 0xFFFFFFFF
-    expected = ALLOW if family == socket.AF_UNIX else EPERM
-    for number in sockets:
-        assert judge(program, architecture, number, argument) == expected
-        assert judge(program, architecture, number, (argument & ~0xFFFFFFFF) | socket.AF_UNIX) == ALLOW
+    for number in machine.refused:
+        assert judge(program, machine.audit, number, argument) == EPERM
+    for number in machine.needed:
+        assert judge(program, machine.audit, number, argument) == ALLOW
+        assert judge(program, machine.audit ^ 1, number, argument) == KILL
+    for number in (435, 437):  # clone3, openat2
+        assert judge(program, machine.audit, number, argument) == ENOSYS
+    for number in machine.signals:
+        assert judge(program, machine.audit, number, argument) == (ALLOW if low == PID else EPERM)
+        assert judge(program, machine.audit, number, high | PID) == ALLOW
+    assert judge(program, machine.audit, machine.prlimit64, argument) == (ALLOW if low == 0 else EPERM)
+    assert judge(program, machine.audit, machine.prlimit64, high) == ALLOW
+    is_writing = bool(low & WRITING)
+    assert judge(program, machine.audit, machine.openat, 0, 0, argument) == (EPERM if is_writing else ALLOW)
+    assert judge(program, machine.audit, machine.openat, 0, 0, argument & ~WRITING) == ALLOW
+
+
+@pytest.mark.parametrize("name", MACHINES)
+def test_a_thread_is_no_process(name: str) -> None:
+    machine, program = MACHINES[name], filter_program(name, PID)
+
+    assert judge(program, machine.audit, machine.clone, THREAD) == ALLOW
+    for flags in (signal.SIGCHLD, 0x4100 | signal.SIGCHLD, 0x10000000 | THREAD, 1 << 48):
+        assert judge(program, machine.audit, machine.clone, flags) == EPERM
 
 
 def test_the_other_interface_of_x86_64_is_refused() -> None:
-    program = filter_program("x86_64")
+    program = filter_program("x86_64", PID)
 
     for number in (0x40000000, 0x40000029, 0xFFFFFFFF):
-        assert judge(program, 0xC000003E, number, socket.AF_UNIX) == EPERM
+        assert judge(program, 0xC000003E, number, PID) == EPERM
 
 
 def test_an_unknown_processor_is_said_plainly() -> None:
     with pytest.raises(SandboxError, match="no system-call filter for the processor 'sparc64'"):
-        filter_program("sparc64")
+        filter_program("sparc64", PID)

@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from appliance.workers.errors import WorkerError, WorkerStartError
+from appliance.workers.protocol import MAX_FRAME_BYTES, Failure, encode_frame
 from appliance.workers.supervisor import WorkerProcess
 from tests.workers.conftest import MakeWorker
 
@@ -103,6 +104,45 @@ async def test_standard_error_goes_to_the_log(
 
     assert "hello from below" in caplog.text
     assert max(len(record.getMessage()) for record in caplog.records) < 5_000
+
+
+async def test_the_log_shows_what_a_terminal_would_obey(
+    worker: WorkerProcess, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    await ask(worker, "say", text="red \x1b[31m tür \u202e end")
+    await worker.stop()
+
+    assert "red \\x1b[31m tür \\u202e end" in caplog.text
+
+
+async def test_a_job_larger_than_a_message_is_refused(worker: WorkerProcess) -> None:
+    with pytest.raises(WorkerError, match="larger than") as caught:
+        await ask(worker, "echo", value=bytes(MAX_FRAME_BYTES))
+
+    assert caught.value.status == 413
+    assert await ask(worker, "echo", value="alive") == "alive"
+    assert worker.starts == 1
+
+
+async def test_a_result_larger_than_a_message_fails_its_job_only(worker: WorkerProcess) -> None:
+    with pytest.raises(WorkerError, match="result is too large"):
+        await ask(worker, "large", bytes=MAX_FRAME_BYTES)
+
+    assert await ask(worker, "echo", value="alive") == "alive"
+    assert worker.starts == 1
+
+
+@pytest.mark.parametrize(("said", "status"), [(200, 400), (-(2**40), 400), (418, 418), (10**9, 599)])
+async def test_a_failure_is_an_error_whatever_the_worker_calls_it(
+    worker: WorkerProcess, said: int, status: int
+) -> None:
+    frame = encode_frame(Failure(id=1, message="x" * 100_000, status=said))
+    with pytest.raises(WorkerError) as caught:
+        await ask(worker, "lie", frame=frame.hex())
+
+    assert caught.value.status == status
+    assert len(caught.value.message) < 5_000
 
 
 async def test_a_kind_that_cannot_be_opened_says_why(make_worker: MakeWorker) -> None:

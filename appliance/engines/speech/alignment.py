@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from appliance.engines.errors import EngineError
 from appliance.engines.speech.contract import Segment, Word
 from appliance.engines.speech.languages import UNSPACED
-from appliance.engines.speech.library import WhisperModel
+from appliance.engines.speech.library import WhisperModel, errors_said
 
 # Times of whisper.cpp are hundredths of a second.
 _TICKS_PER_SECOND = 100.0
@@ -63,8 +63,11 @@ class WordAligner:
         params.dtw_aheads_preset = _preset(self._library, alignment)
         if alignment is None:
             params.dtw_n_top = 2
-        self._context = self._library.whisper_init_from_file_with_params(str(path), params)
-        if self._library.whisper_n_vocab(self._context) != model.n_vocab:
+        with errors_said() as errors:
+            self._context = self._library.whisper_init_from_file_with_params(str(path), params)
+        # After an error the context may be null: freeing that is all that may be done with it.
+        if errors or self._library.whisper_n_vocab(self._context) != model.n_vocab:
+            self.close()
             raise EngineError("whisper.cpp could not load the model for word times")
 
     def close(self) -> None:

@@ -10,9 +10,10 @@ cancelled between two of them. Nothing here is safe from two threads at once.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from appliance.engines.speech.contract import SAMPLE_RATE
 logger = logging.getLogger(__name__)
 
 _LEVELS = {3: logging.WARNING, 4: logging.ERROR}
+_MAX_ERRORS = 10
 _LOG_CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
 MIN_SECONDS = 0.1
 
@@ -83,9 +85,26 @@ def _open_library() -> Any:
     return library
 
 
+# What the library called an error since the list was last cleared.
+_errors: list[str] = []
+
+
 def _log(level: int, text: bytes | None, _user_data: int | None) -> None:
     if level in _LEVELS and text:
-        logger.log(_LEVELS[level], "whisper.cpp: %s", text.decode("utf-8", "replace").rstrip())
+        line = text.decode("utf-8", "replace").rstrip()
+        logger.log(_LEVELS[level], "whisper.cpp: %s", line)
+        if _LEVELS[level] == logging.ERROR and len(_errors) < _MAX_ERRORS:
+            _errors.append(line)
+
+
+@contextlib.contextmanager
+def errors_said() -> Iterator[list[str]]:
+    """Give a list that fills with what whisper.cpp calls an error meanwhile; a model must have been loaded.
+
+    The only way to tell, through its Python binding, that a function gave a null pointer.
+    """
+    _errors.clear()
+    yield _errors
 
 
 # Kept for as long as the library may call it.
