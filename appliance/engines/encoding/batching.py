@@ -88,9 +88,17 @@ class Batcher:
     """Runs ``forward`` (B sequences -> float32 [B, W]) for sequences of many requests at once."""
 
     def __init__(
-        self, forward: Forward, cores: Cores, *, max_queue_tokens: int, batch_tokens: int = BATCH_TOKENS
+        self,
+        forward: Forward,
+        cores: Cores,
+        *,
+        max_queue_tokens: int,
+        batch_tokens: int = BATCH_TOKENS,
+        width: int | None = None,
     ) -> None:
+        """``width`` is the W that every row must have; None takes any."""
         self._forward = forward
+        self._width = width
         self._cores = cores
         self._max_queue_tokens = max_queue_tokens
         self._batch_tokens = batch_tokens
@@ -123,6 +131,10 @@ class Batcher:
 
     def close(self) -> None:
         """End the thread after the batch it runs; what still waits fails with EngineError."""
+        self._end(EngineError("The model was unloaded before the request was finished."))
+        self._thread.join()
+
+    def _end(self, error: EngineError) -> None:
         with self._condition:
             self._closed = True
             left = {item.request for item in self._queue}
@@ -130,8 +142,7 @@ class Batcher:
             self._queued_tokens = 0
             self._condition.notify()
         for request in left:
-            request.resolve(EngineError("The model was unloaded before the request was finished."))
-        self._thread.join()
+            request.resolve(error)
 
     def _submit(self, sequences: list[TokenSequence], priority: int) -> _Request:
         tokens = sum(len(sequence.ids) for sequence in sequences)
@@ -163,6 +174,12 @@ class Batcher:
                 heapq.heapify(self._queue)
 
     def _work(self) -> None:
+        try:
+            self._serve()
+        finally:  # nobody waits for a thread that is gone
+            self._end(EngineError("The model does not work any more."))
+
+    def _serve(self) -> None:
         while True:
             with self._condition:
                 while not self._queue and not self._closed:
@@ -204,15 +221,24 @@ class Batcher:
     def _run(self, batch: list[_Item]) -> None:
         try:
             rows = self._forward([item.sequence for item in batch])
+            self._check(rows, len(batch))
+            for item, row in zip(batch, rows, strict=True):
+                self._put(item, row)
         except Exception:  # whatever fails here belongs to the requests, not to the thread
             log.exception("an encoder batch of %d sequences failed", len(batch))
             for request in {item.request for item in batch}:
                 self._drop(request)
                 request.resolve(EngineError("The model failed on this request."))
-            return
-        for item, row in zip(batch, rows, strict=True):
-            request = item.request
-            request.rows[item.index] = row
-            request.missing -= 1
-            if not request.missing:
-                request.resolve(np.stack([row for row in request.rows if row is not None]))
+
+    def _check(self, rows: Floats, count: int) -> None:
+        if rows.ndim != 2 or len(rows) != count or self._width not in (None, rows.shape[1]):
+            raise EngineError(f"The model gave an array of shape {rows.shape} for {count} sequences.")
+        if not np.isfinite(rows).all():
+            raise EngineError("The model gave values that are not numbers.")
+
+    def _put(self, item: _Item, row: Floats) -> None:
+        request = item.request
+        request.rows[item.index] = row
+        request.missing -= 1
+        if not request.missing:
+            request.resolve(np.stack([row for row in request.rows if row is not None]))

@@ -9,7 +9,7 @@ import numpy as np
 
 from appliance.engines.cores import Cores
 from appliance.engines.encoding.batching import Batcher
-from appliance.engines.encoding.forward import Floats, Ids, TokenSequence, open_graph
+from appliance.engines.encoding.forward import Floats, Ids, TokenSequence, open_graph, run_probe
 from appliance.engines.encoding.offload import Offload
 from appliance.engines.encoding.tokenizer import TextTokenizer
 from appliance.engines.errors import InputRefusedError
@@ -45,13 +45,16 @@ class EmbeddingEngine:
         self._tokenizer = TextTokenizer(pack_dir / encoder.tokenizer)
         self.vocab_size = self._tokenizer.vocab_size
         graph = open_graph(pack_dir, encoder, cores)
-        # One token through the graph: a pack that cannot run is found out here, not by a client.
-        probe = graph.vectors([TokenSequence(np.array([encoder.pad_token_id], dtype=np.int64))])
-        if probe.shape != (1, self.dimensions):
+        # A padded batch through the graph: a pack that cannot run is found out here, not by a client.
+        tokens = [np.full(length, encoder.pad_token_id, dtype=np.int64) for length in (1, 2)]
+        probe = run_probe(graph.vectors, [TokenSequence(ids) for ids in tokens])
+        if probe.shape != (2, self.dimensions):
             raise PackError(
                 f"{manifest.name} gives vectors of shape {probe.shape[1:]}, not {self.dimensions}"
             )
-        self._batcher = Batcher(graph.vectors, cores, max_queue_tokens=max_queue_tokens)
+        self._batcher = Batcher(
+            graph.vectors, cores, max_queue_tokens=max_queue_tokens, width=self.dimensions
+        )
         self._thread = Offload("tokenizer")
 
     async def tokenize(self, texts: list[str]) -> list[list[int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -97,3 +98,16 @@ def open_graph(pack_dir: Path, encoder: Encoder, cores: Cores) -> EncoderGraph:
     except Exception as error:  # ONNX Runtime's errors have no common public class
         raise PackError(f"cannot load {encoder.graph}: {error}") from error
     return EncoderGraph(session, encoder)
+
+
+def run_probe(forward: Callable[[list[TokenSequence]], Floats], batch: list[TokenSequence]) -> Floats:
+    """Return ``forward`` of ``batch``. Raises PackError when it fails or its values are not finite."""
+    try:
+        rows = forward(batch)
+    except PackError:
+        raise
+    except Exception as error:  # ONNX Runtime's errors have no common public class
+        raise PackError(f"the encoder graph does not run: {error}") from error
+    if not np.isfinite(rows).all():
+        raise PackError("the encoder graph gives values that are not numbers")
+    return rows

@@ -9,7 +9,7 @@ import numpy as np
 
 from appliance.engines.cores import Cores
 from appliance.engines.encoding.batching import Batcher
-from appliance.engines.encoding.forward import Floats, TokenSequence, open_graph
+from appliance.engines.encoding.forward import Floats, TokenSequence, open_graph, run_probe
 from appliance.engines.encoding.offload import Offload
 from appliance.engines.encoding.tokenizer import TextTokenizer, longest_first
 from appliance.engines.errors import InputRefusedError
@@ -47,15 +47,15 @@ class RerankEngine:
         self.vocab_size = self._tokenizer.vocab_size
         self._template = self._tokenizer.pair_template()
         self._budget = self.context_length - self._template.special_tokens
-        if self._budget < 2:
+        if self._budget < 3:
             raise PackError(
                 f"{manifest.name} has a context of {self.context_length} tokens: no room for a pair"
             )
         graph = open_graph(pack_dir, encoder, cores)
-        # One pair through the graph: a pack that cannot run is found out here, not by a client.
-        token = np.array([encoder.pad_token_id], dtype=np.int64)
-        graph.logits([self._template.join(token, token)])
-        self._batcher = Batcher(graph.logits, cores, max_queue_tokens=max_queue_tokens)
+        # A padded batch through the graph: a pack that cannot run is found out here, not by a client.
+        one, two = (np.full(length, encoder.pad_token_id, dtype=np.int64) for length in (1, 2))
+        run_probe(graph.logits, [self._template.join(one, one), self._template.join(one, two)])
+        self._batcher = Batcher(graph.logits, cores, max_queue_tokens=max_queue_tokens, width=1)
         self._thread = Offload("tokenizer")
 
     async def score(self, query: str, documents: list[str], *, priority: int = 0) -> Scores:

@@ -16,10 +16,12 @@ from tokenizers import Encoding, Tokenizer
 from appliance.engines.encoding.forward import Ids, TokenSequence
 from appliance.packs.errors import PackError
 
-SLICE_CHARACTERS = 1 << 18
+SLICE_CHARACTERS = 1 << 16
 SLICE_TEXTS = 64
-# A text of which only the first n tokens are wanted is first tried with this many characters a token.
-CHARACTERS_PER_TOKEN = 8
+# A text of which only the first n tokens are wanted is tried with so many characters a token, then
+# with more, and never with more than the last: text with fewer tokens than that (blanks, a word of
+# thousands of letters) would cost minutes a request and say nothing.
+CHARACTERS_PER_TOKEN = (8, 32)
 # Where no white space is near, a cut may change the tokens of the last word: so many are not trusted.
 # (WordPiece reads at most 100 characters as a word.)
 CUT_MARGIN = 128
@@ -78,21 +80,16 @@ class TextTokenizer:
         """Yield the first ``count`` ids of each text (all, if it has fewer) without special tokens, int64.
 
         The same ids as of the whole text, without tokenising the whole of a long one: a prefix is
-        cut before white space, where no token runs across, and is lengthened until it has tokens to
-        spare. The cost of a text is bounded by a few times its length.
+        cut before white space, where no token runs across, and lengthened once when it has no tokens
+        to spare. What lies beyond the longer prefix is not read.
         """
-        window = count * CHARACTERS_PER_TOKEN
-        prefixes = [_prefix(text, window) for text in texts]
-        for text, prefix, encoding in zip(
-            texts, prefixes, self.encode(prefixes, special_tokens=False), strict=True
-        ):
-            taken, wider = encoding, window
-            used = len(prefix)
-            while used < len(text) and len(taken) < count + CUT_MARGIN:
-                wider *= 4
-                longer = _prefix(text, wider)
-                used = len(longer)
-                (taken,) = self.encode([longer], special_tokens=False)
+        first_window, last_window = (count * characters for characters in CHARACTERS_PER_TOKEN)
+        prefixes = [_prefix(text, first_window) for text in texts]
+        encodings = self.encode(prefixes, special_tokens=False)
+        for text, prefix, encoding in zip(texts, prefixes, encodings, strict=True):
+            taken = encoding
+            if len(prefix) < len(text) and len(encoding) < count + CUT_MARGIN:
+                (taken,) = self.encode([_prefix(text, last_window)], special_tokens=False)
             yield np.array(taken.ids[:count], dtype=np.int64)
 
     def pair_template(self) -> PairTemplate:
@@ -143,10 +140,8 @@ def _prefix(text: str, window: int) -> str:
     """Return at most ``window`` characters, cut before white space if the last quarter has some."""
     if len(text) <= window:
         return text
-    for end in range(window, window - window // 4, -1):
-        if text[end] in WHITE_SPACE:
-            return text[:end]
-    return text[:window]
+    end = max(text.rfind(blank, window - window // 4, window + 1) for blank in WHITE_SPACE)
+    return text[:window] if end < 0 else text[:end]
 
 
 def _part(encoding: Encoding, start: int, end: int) -> TokenSequence:

@@ -1,9 +1,9 @@
 """Control tokens belong to the chat template alone: a user's text never becomes one.
 
-Before rendering, every control token spelled out in a user's strings (and the start of one at a
-string's end) is broken by a marker, a Unicode noncharacter that occurs nowhere else in the
-request. After rendering, what the marker does not touch is the template's own. Ordinary texts get
-no marker, so they render and tokenise exactly as without this.
+Before rendering, every character of a control token spelled out in a user's strings (and the end
+of a string that is the start of one) gets a marker behind it, a Unicode noncharacter that occurs
+nowhere else in the request. After rendering, only what no marker is inside or behind is the
+template's own. Ordinary texts get no marker, so they render and tokenise exactly as without this.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ class ControlTokens:
     def __init__(self, tokens: Iterable[str]) -> None:
         self.tokens = sorted({token for token in tokens if token}, key=lambda token: (-len(token), token))
         alternatives = "|".join(map(re.escape, self.tokens))
-        self._whole = re.compile(f"({alternatives})") if self.tokens else None
+        self._alternatives = alternatives
+        self._whole = re.compile(f"(?:{alternatives})") if self.tokens else None
         starts = {token[:length] for token in self.tokens for length in range(1, len(token))}
         self._starts = tuple(sorted(starts))
 
@@ -50,14 +51,20 @@ class ControlTokens:
             return [self.protect(value, marker) for value in document]
         return document
 
-    def split(self, rendered: str) -> list[str]:
-        """Split a rendered template at its control tokens: texts at even places, control tokens at odd ones."""
-        return self._whole.split(rendered) if self._whole else [rendered]
+    def split(self, rendered: str, marker: str) -> list[str]:
+        """Split a rendered template at its control tokens: texts at even places, control tokens at odd ones.
+
+        What has ``marker`` behind it is a user's, and text.
+        """
+        if self._whole is None:
+            return [rendered]
+        return re.split(f"({self._alternatives})(?!{re.escape(marker)})", rendered)
 
     def _protect_text(self, text: str, marker: str) -> str:
         if self._whole is None:
             return text
-        text = self._whole.sub(lambda found: found[0][0] + marker + found[0][1:], text)
+        # Behind every character, so that no other token, of one character or overlapping, is left of it.
+        text = self._whole.sub(lambda found: "".join(each + marker for each in found[0]), text)
         # A token that starts here must not be completed by what the template writes next.
         return text + marker if text.endswith(self._starts) else text
 

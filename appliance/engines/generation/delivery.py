@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 
 from appliance.engines.errors import EngineError
 from appliance.engines.generation.contract import Delta
+
+logger = logging.getLogger(__name__)
 
 
 class TokenStream:
@@ -22,7 +25,8 @@ class TokenStream:
         self.completion_tokens = 0
         self.loop = asyncio.get_running_loop()
         self.cancelled = False
-        self._wake_engine = wake_engine
+        # Let go at the end: whoever keeps a finished stream does not keep the model.
+        self._wake_engine: Callable[[], None] | None = wake_engine
         self._arrived: list[Delta] = []
         self._failure: EngineError | None = None
         self._ended = False
@@ -53,18 +57,29 @@ class TokenStream:
         if self._ended or self.cancelled:
             return
         self.cancelled = True
-        self._wake_engine()
+        wake_engine, self._wake_engine = self._wake_engine, None
+        if wake_engine is not None:
+            wake_engine()
         self._wake()
 
     def receive(self, item: Delta | EngineError) -> None:
         """Take a delta, or the failure that ends the stream; call it on the stream's event loop."""
+        if self._ended:
+            return
         if isinstance(item, Delta):
             self._arrived.append(item)
             self._ended = item.finish_reason is not None
         else:
             self._failure = item
             self._ended = True
+        if self._ended:
+            self._wake_engine = None
         self._wake()
+
+    def abandon(self) -> None:
+        """Cancel from the engine's thread, because the stream's loop is gone."""
+        self.cancelled = True
+        self._wake_engine = None
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -87,9 +102,11 @@ class Outbox:
         for loop, items in batches.items():
             try:
                 loop.call_soon_threadsafe(_deliver, items)
-            except RuntimeError:  # the loop is closed
+            except Exception as error:
+                if not isinstance(error, RuntimeError):  # that is only a loop that is closed
+                    logger.exception("an event loop does not take its deltas")
                 for stream, _ in items:
-                    stream.cancelled = True
+                    stream.abandon()
 
 
 def _deliver(items: list[tuple[TokenStream, Delta | EngineError]]) -> None:

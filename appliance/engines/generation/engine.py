@@ -93,7 +93,7 @@ class GenerationEngine:
         ``messages`` are plain JSON values as the template wants them (``role``, ``content`` …); control
         tokens spelled in them stay text. Raises InputRefusedError with the template's message, or
         when the text is far too long (code ``context_length_exceeded``); a prompt that is merely
-        longer than the context is returned.
+        somewhat longer than the context is returned.
         """
         return await self._in_thread(lambda: self._chat_prompt(messages, tools, add_generation_prompt))
 

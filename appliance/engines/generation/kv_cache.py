@@ -8,6 +8,7 @@ attention down; measured). How many tokens may be touched at once is for ``rows.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 
 import numpy as np
@@ -37,6 +38,10 @@ class KvCache:
             self._maps = [mmap.mmap(-1, rows * self.row_bytes, flags=flags) for _ in range(2 * layers)]
         except OSError as error:
             raise EngineError(f"Cannot reserve address space for the KV cache: {error.strerror}.") from error
+        for memory in self._maps:
+            # A huge page would take 2 MiB for the first token of every head.
+            with contextlib.suppress(OSError):  # a kernel that has no huge pages refuses the advice
+                memory.madvise(mmap.MADV_NOHUGEPAGE)
         self.tensors: list[NDArray[np.float32]] = [
             np.frombuffer(memory, dtype=np.float32).reshape(rows, *self.row_shape) for memory in self._maps
         ]
@@ -51,17 +56,33 @@ class KvCache:
         for tensor in self.tensors:
             tensor[target, :, :tokens] = tensor[source, :, :tokens]
 
-    def swap(self, one: int, other: int, tokens: int) -> None:
-        """Exchange the first ``tokens`` positions of two rows."""
+    def swap(self, one: int, other: int, one_tokens: int, other_tokens: int) -> None:
+        """Exchange two rows: the first ``one_tokens`` positions of ``one`` and ``other_tokens`` of ``other``."""
         for tensor in self.tensors:
-            kept = tensor[one, :, :tokens].copy()
-            tensor[one, :, :tokens] = tensor[other, :, :tokens]
-            tensor[other, :, :tokens] = kept
+            kept = tensor[one, :, :one_tokens].copy()
+            tensor[one, :, :other_tokens] = tensor[other, :, :other_tokens]
+            tensor[other, :, :one_tokens] = kept
+        self._release(one, other_tokens, one_tokens)
+        self._release(other, one_tokens, other_tokens)
 
     def clear(self, row: int) -> None:
         """Give the memory of ``row`` back to the system; its content is then zeros."""
         for memory in self._maps:
             memory.madvise(mmap.MADV_DONTNEED, row * self.row_bytes, self.row_bytes)
+
+    def _release(self, row: int, first: int, end: int) -> None:
+        """Give back the pages of ``row`` that hold nothing but positions from ``first`` up to ``end``."""
+        kv_heads, capacity, head_dim = self.row_shape
+        position_bytes = head_dim * FLOAT32_BYTES
+        # Positions behind ``end`` are unused as well, so the last page may go as a whole.
+        start = -(-first * position_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
+        length = -(-end * position_bytes // mmap.PAGESIZE) * mmap.PAGESIZE - start
+        if length <= 0:
+            return
+        for memory in self._maps:
+            for head in range(kv_heads):
+                place = row * self.row_bytes + head * capacity * position_bytes + start
+                memory.madvise(mmap.MADV_DONTNEED, place, length)
 
 
 def bytes_per_token(*, layers: int, kv_heads: int, head_dim: int) -> int:

@@ -34,6 +34,11 @@ class RowTable:
         return list(self._admitted)
 
     @property
+    def free(self) -> int:
+        """How many rows nobody has."""
+        return len(self._rows) - len(self._admitted)
+
+    @property
     def running(self) -> list[Sequence]:
         """The sequences of the decode batch, by row from 0."""
         return [sequence for sequence in self._rows[: self._running] if sequence is not None]
@@ -102,6 +107,16 @@ class RowTable:
             if last is not None:
                 self._move(last, hole)
 
+    def reset(self) -> None:
+        """Take everything from everybody, whatever state the table is in."""
+        for sequence in self._admitted:
+            sequence.row, sequence.granted = -1, 0
+        self._rows = [None] * len(self._rows)
+        self._admitted = []
+        self._running = 0
+        for row in range(len(self._rows)):
+            self._cache.clear(row)
+
     def is_running(self, sequence: Sequence) -> bool:
         """Return whether ``sequence`` is in the decode batch."""
         return 0 <= sequence.row < self._running
@@ -118,6 +133,6 @@ class RowTable:
         sequence.row = target
 
     def _swap(self, one: Sequence, other: Sequence) -> None:
-        self._cache.swap(one.row, other.row, max(one.length, other.length))
+        self._cache.swap(one.row, other.row, one.length, other.length)
         one.row, other.row = other.row, one.row
         self._rows[one.row], self._rows[other.row] = one, other

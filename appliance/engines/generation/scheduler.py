@@ -85,7 +85,8 @@ class BatchScheduler:
         with self._changed:
             if self._closing:
                 raise EngineError("The model is being unloaded.", status=503)
-            if len(self._waiting) >= self._max_queue:
+            waiting = sum(not sequence.stream.cancelled for _, sequence in self._waiting)
+            if waiting >= self._max_queue + self._rows.free:
                 raise OverloadedError("The model's queue is full. Please try again later.")
             sequence = Sequence(
                 request,
@@ -142,11 +143,11 @@ class BatchScheduler:
             while self._wait_for_work():
                 try:
                     self._step()
+                    self._outbox.flush()
                 except Exception:
                     # A step fails its own requests; what arrives here is a fault of the scheduler itself.
                     logger.exception("generation step failed")
-                    self._fail(self._rows.admitted, EngineError("The generation engine failed."))
-                self._outbox.flush()
+                    self._fail_everything()
         finally:
             self._end()
 
@@ -154,11 +155,28 @@ class BatchScheduler:
         """Tell everybody who still waits that the engine is gone."""
         with self._changed:
             self._closing = True
-            left = self._rows.admitted + [sequence for _, sequence in self._waiting]
-            self._waiting.clear()
+            left = self._take_everything()
         for sequence in left:
             self._outbox.post(sequence.stream, EngineError("The model is being unloaded.", status=503))
         self._outbox.flush()
+
+    def _fail_everything(self) -> None:
+        """Start again with nothing. Who waits fails too: the next step might end for them as this one did."""
+        with self._changed:
+            left = self._take_everything()
+        for sequence in left:
+            self._outbox.post(sequence.stream, EngineError("The generation engine failed."))
+        for clean in (self._rows.reset, self._outbox.flush):
+            try:
+                clean()
+            except Exception:
+                logger.exception("the generation engine could not be set back")
+
+    def _take_everything(self) -> list[Sequence]:
+        """Empty the queue; return the waiting and the admitted sequences. Call it under the condition."""
+        left = self._rows.admitted + [sequence for _, sequence in self._waiting]
+        self._waiting.clear()
+        return left
 
     def _wait_for_work(self) -> bool:
         with self._changed:
@@ -276,6 +294,6 @@ class BatchScheduler:
 
     def _fail(self, sequences: list[Sequence], error: EngineError) -> None:
         for sequence in sequences:
+            self._outbox.post(sequence.stream, error)
             if sequence.row >= 0:
                 self._rows.release(sequence)
-            self._outbox.post(sequence.stream, error)

@@ -18,6 +18,11 @@ from appliance.packs.errors import PackError
 
 # No vocabulary averages more characters to a token, so a longer text cannot fit the context.
 CHARACTERS_PER_TOKEN = 64
+# A text with more characters a token of context than this is counted in slices before it is encoded.
+COUNTED_CHARACTERS_PER_TOKEN = 4
+SLICE_CHARACTERS = 1 << 13
+# A cut makes at most a few tokens more (of a word, a character or a control token that it runs through).
+TOKENS_PER_CUT = 16
 
 
 class Tokenizer:
@@ -27,6 +32,7 @@ class Tokenizer:
         """Load ``tokenizer.json``. Raises PackError when it is not one."""
         self._path = path
         self._plain = _load(path)
+        self._context_length = context_length
         self.max_characters = context_length * CHARACTERS_PER_TOKEN
         added = self._plain.get_added_tokens_decoder()
         self._control_ids = {token.content: token_id for token_id, token in added.items() if token.special}
@@ -49,11 +55,11 @@ class Tokenizer:
         (the few vocabularies that treat the start of a text differently may then differ at such a border).
         Raises InputRefusedError as ``encode`` does.
         """
-        text = self._checked(text)
+        self._checked(text.replace(marker, ""))
         if marker not in text:
             return self._encode(self._plain, text, add_special_tokens=False)
         ids: list[int] = []
-        for place, part in enumerate(self.control_tokens.split(text)):
+        for place, part in enumerate(self.control_tokens.split(text, marker)):
             if place % 2:
                 ids.append(self._control_ids[part])
             elif part:
@@ -78,12 +84,30 @@ class Tokenizer:
     def _checked(self, text: str) -> str:
         if len(text) > self.max_characters:
             raise InputRefusedError(
-                f"This model's maximum context length is {self.max_characters // CHARACTERS_PER_TOKEN} tokens."
+                f"This model's maximum context length is {self._context_length} tokens."
                 f" However, you sent a text of {len(text)} characters, which cannot fit."
                 " Please reduce the length of the text.",
                 code="context_length_exceeded",
             )
+        if len(text) > self._context_length * COUNTED_CHARACTERS_PER_TOKEN:
+            self._count(text)
         return text
+
+    def _count(self, text: str) -> None:
+        """Refuse ``text`` as soon as its beginning alone has more tokens than the context.
+
+        Encoding takes a second for every hundred thousand digits; nobody waits for those that cannot fit.
+        """
+        tokens = 0
+        for start in range(0, len(text), SLICE_CHARACTERS):
+            part = text[start : start + SLICE_CHARACTERS]
+            tokens += len(self._encode(self._plain, part, add_special_tokens=False)) - TOKENS_PER_CUT
+            if tokens > self._context_length:
+                raise InputRefusedError(
+                    f"This model's maximum context length is {self._context_length} tokens."
+                    f" However, your text has more than {tokens}. Please reduce the length of the text.",
+                    code="context_length_exceeded",
+                )
 
     @staticmethod
     def _encode(tokenizer: tokenizers.Tokenizer, text: str, add_special_tokens: bool) -> list[int]:

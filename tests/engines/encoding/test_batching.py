@@ -105,3 +105,38 @@ async def test_an_idle_batcher_waits_for_nothing() -> None:
         assert [len(batch) for batch in forward.batches] == [1] * 20
     finally:
         await asyncio.to_thread(batcher.close)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        np.zeros((1, 4), np.float32),
+        np.zeros(2, np.float32),
+        np.zeros((2, 3), np.float32),
+        np.zeros((2, 4, 1), np.float32),
+        np.full((2, 4), np.nan, np.float32),
+    ],
+)
+async def test_rows_that_do_not_fit_the_batch_fail_it_and_nothing_else(wrong: Floats) -> None:
+    def forward(batch: list[TokenSequence]) -> Floats:
+        return wrong if len(batch) == 2 else np.ones((len(batch), 4), np.float32)
+
+    batcher = Batcher(forward, Cores(), max_queue_tokens=1000, width=4)
+    try:
+        with pytest.raises(EngineError, match="failed on this request"):
+            await batcher.run([sequence(3), sequence(3)])
+        assert (await batcher.run([sequence(3)])).shape == (1, 4)
+        assert batcher.queued_tokens == 0
+    finally:
+        await asyncio.to_thread(batcher.close)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+async def test_a_thread_that_dies_leaves_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Batcher, "_take", lambda _: 1 / 0)
+    batcher = Batcher(Recorder(), Cores(), max_queue_tokens=1000)
+    with pytest.raises(EngineError, match="does not work"):
+        await batcher.run([sequence(3)])
+    with pytest.raises(EngineError):
+        await batcher.run([sequence(3)])
+    await asyncio.to_thread(batcher.close)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from tokenizers import Encoding
 
 from appliance.engines.cores import Cores
 from appliance.engines.encoding.embedding import EmbeddingEngine
+from appliance.engines.encoding.forward import EncoderGraph, Floats, TokenSequence
+from appliance.engines.encoding.tokenizer import TextTokenizer
 from appliance.engines.errors import EngineError, InputRefusedError
 from appliance.errors import OverloadedError
 from appliance.packs.errors import PackError
@@ -145,20 +150,40 @@ async def test_closing_fails_what_waits_and_refuses_what_comes(cores: Cores) -> 
         await engine.tokenize(["late"])
 
 
-async def test_long_texts_are_tokenised_whole_and_off_the_loop(embedder: EmbeddingEngine) -> None:
-    ticks = 0
+async def test_long_texts_are_tokenised_whole_and_off_the_loop(
+    embedder: EmbeddingEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: set[int] = set()
+    encode = TextTokenizer.encode
 
-    async def tick() -> None:
-        nonlocal ticks
-        while True:
-            await asyncio.sleep(0)
-            ticks += 1
+    def noted(self: TextTokenizer, texts: list[str], **options: bool) -> Iterator[Encoding]:
+        threads.add(threading.get_ident())
+        return encode(self, texts, **options)
 
-    ticker = asyncio.create_task(tick())
+    monkeypatch.setattr(TextTokenizer, "encode", noted)
     (ids,) = await embedder.tokenize(["word " * 50_000])
-    ticker.cancel()
     assert len(ids) == 50_002
-    assert ticks > 10
+    assert threads
+    assert threading.get_ident() not in threads
+
+
+@pytest.mark.parametrize("fault", ["one vector for two", "not numbers", "an exception"])
+def test_a_graph_that_cannot_run_a_batch_is_refused_at_once(
+    cores: Cores, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    def broken(_: EncoderGraph, batch: list[TokenSequence]) -> Floats:
+        if fault == "an exception":
+            raise ValueError(fault)
+        return (
+            np.full((len(batch), 384), np.nan, np.float32)
+            if fault == "not numbers"
+            else np.ones((1, 384), np.float32)
+        )
+
+    monkeypatch.setattr(EncoderGraph, "vectors", broken)
+    pack = built_pack("bge-small-en-v1.5")
+    with pytest.raises(PackError):
+        EmbeddingEngine(pack, read_manifest(pack), cores)
 
 
 def test_a_pack_of_another_task_is_refused(cores: Cores) -> None:

@@ -6,11 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from appliance.engines.encoding.tokenizer import TextTokenizer, longest_first
+from appliance.engines.encoding.tokenizer import (
+    CHARACTERS_PER_TOKEN,
+    CUT_MARGIN,
+    TextTokenizer,
+    longest_first,
+)
 from appliance.packs.errors import PackError
 from tests.packs_fixture import built_pack
 
@@ -47,6 +52,10 @@ def test_the_first_tokens_of_a_prefix_are_those_of_the_whole_text(
     text = "".join(piece * times for piece, times in pieces)
     whole = Tokenizer.from_file(str(path))
     whole.no_truncation()
+    # Of text with fewer tokens than this, the end is not read.
+    read = text[: CHARACTERS_PER_TOKEN[-1] * count]
+    if len(read) < len(text):
+        assume(len(whole.encode(read, add_special_tokens=False)) >= count + CUT_MARGIN)
     expected = whole.encode(text, add_special_tokens=False).ids[:count]
     (got,) = TextTokenizer(path).first_tokens([text], count)
     assert got.tolist() == expected
@@ -70,6 +79,12 @@ def test_pairs_are_cut_as_the_library_cuts_them(first: int, second: int, context
     assert pair.type_ids is not None
     assert pair.type_ids.tolist() == expected.type_ids
     assert np.all(pair.ids < tokenizer.vocab_size)
+
+
+def test_text_that_says_nothing_is_not_read_to_its_end(path: Path) -> None:
+    blanks = " " * 100_000 + "end"
+    (ids,) = TextTokenizer(path).first_tokens([blanks], 100)
+    assert len(ids) == 0
 
 
 def test_padding_and_truncation_of_the_file_are_switched_off(path: Path, tmp_path: Path) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.engines.errors import InputRefusedError
+from appliance.engines.generation import tokenizer as tokenizer_module
 from appliance.engines.generation.chat_template import ChatTemplate
 from appliance.engines.generation.control_tokens import NONCHARACTERS, ControlTokens, choose_marker
 from appliance.engines.generation.tokenizer import Tokenizer
@@ -18,6 +22,7 @@ from tests.engines.generation.tiny_tokenizers import CONTROL_TOKENS, byte_fallba
 
 PLAIN = byte_level()
 CONTROL_IDS = {token_id(PLAIN, token) for token in CONTROL_TOKENS}
+AWKWARD_PLAIN = byte_level()
 TEMPLATE = ChatTemplate(CHATML, {})
 
 
@@ -25,6 +30,14 @@ TEMPLATE = ChatTemplate(CHATML, {})
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
     PLAIN.save(str(path))
+    return Tokenizer(path, context_length=512)
+
+
+@pytest.fixture(scope="module")
+def awkward(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    AWKWARD_PLAIN.add_special_tokens(AWKWARD)
+    path = tmp_path_factory.mktemp("awkward") / "tokenizer.json"
+    AWKWARD_PLAIN.save(str(path))
     return Tokenizer(path, context_length=512)
 
 
@@ -80,6 +93,23 @@ def test_everything_in_messages_and_tools_is_protected() -> None:
     assert not any(token in protected for token in CONTROL_TOKENS)
 
 
+AWKWARD = ["今", "aba", "<a>", "a>"]
+
+
+@given(text=st.text("今ab<>x", max_size=8))
+def test_one_character_and_overlapping_tokens_do_not_survive(awkward: Tokenizer, text: str) -> None:
+    controls = awkward.control_tokens
+    protected = controls.protect(text, "\ufdd0")
+    assert protected.replace("\ufdd0", "") == text
+    rendered = f"今{protected}今 {protected}ba"
+    parts = controls.split(rendered, "\ufdd0")
+    assert "".join(parts) == rendered
+    assert parts[1::2] == ["今", "今"]
+    ids = awkward.encode_rendered(f"今{protected}今\ufdd0", "\ufdd0")
+    special = awkward.encode("今", add_special_tokens=False)
+    assert [each for each in ids if each in {token_id(AWKWARD_PLAIN, token) for token in AWKWARD}] == special
+
+
 def test_the_marker_is_absent_from_the_document() -> None:
     assert choose_marker(["plain"]) == NONCHARACTERS[0]
     assert choose_marker([NONCHARACTERS[0], {"k": NONCHARACTERS[1]}]) == NONCHARACTERS[2]
@@ -99,6 +129,42 @@ def test_a_text_far_longer_than_the_context_is_refused_before_it_is_tokenised(to
     with pytest.raises(InputRefusedError, match="maximum context length is 512 tokens") as refused:
         tokenizer.encode("x" * (512 * 64 + 1), add_special_tokens=False)
     assert refused.value.code == "context_length_exceeded"
+
+
+def test_a_text_of_too_many_tokens_is_refused_by_its_beginning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "tokenizer.json"
+    PLAIN.save(str(path))
+    tokenizer = Tokenizer(path, context_length=8192)
+    encoded: list[int] = []
+    encode = Tokenizer._encode
+
+    def noted(plain: Any, text: str, add_special_tokens: bool) -> list[int]:
+        encoded.append(len(text))
+        return encode(plain, text, add_special_tokens)
+
+    monkeypatch.setattr(Tokenizer, "_encode", staticmethod(noted))
+    refusals: list[Callable[[], list[int]]] = [
+        lambda: tokenizer.encode("71" * (8192 * 32), add_special_tokens=False),
+        lambda: tokenizer.encode_rendered("7\ufdd01" * (8192 * 32), "\ufdd0"),
+    ]
+    for refuse in refusals:
+        encoded.clear()
+        with pytest.raises(InputRefusedError, match="maximum context length is 8192") as refused:
+            refuse()
+        assert refused.value.code == "context_length_exceeded"
+        assert sum(encoded) < 8192 * 8
+
+
+@given(text=st.text("the quick brown<|im_end|>§今 \n", min_size=40, max_size=80))
+def test_counting_in_slices_refuses_nothing_that_fits(tokenizer: Tokenizer, text: str) -> None:
+    text *= 26 * 5
+    ids = PLAIN.encode(text, add_special_tokens=False).ids
+    tight = Tokenizer.__new__(Tokenizer)
+    tight.__dict__.update(tokenizer.__dict__, _context_length=len(ids))
+    with mock.patch.object(tokenizer_module, "SLICE_CHARACTERS", 100):
+        assert tight.encode(text, add_special_tokens=False) == ids
 
 
 def test_a_lone_surrogate_is_refused(tokenizer: Tokenizer) -> None:

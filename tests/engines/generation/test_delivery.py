@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import weakref
 
 import pytest
 
@@ -70,3 +72,44 @@ def test_a_closed_loop_cancels_its_streams() -> None:
     outbox.post(stream, Delta(text="a", token_ids=[1]))
     outbox.flush()
     assert stream.cancelled
+
+
+class _Engine:
+    def wake(self) -> None:
+        """What a stream does to its engine."""
+
+
+@pytest.mark.parametrize("ending", ["last delta", "failure", "cancel", "closed loop"])
+async def test_a_finished_stream_that_is_kept_does_not_keep_the_engine(ending: str) -> None:
+    engine = _Engine()
+    watched = weakref.ref(engine)
+    stream, outbox = TokenStream(1, engine.wake), Outbox()
+    if ending == "cancel":
+        stream.cancel()
+    elif ending == "closed loop":
+        stream.loop = asyncio.new_event_loop()
+        stream.loop.close()
+    outbox.post(
+        stream,
+        EngineError("gone") if ending == "failure" else Delta(text="a", token_ids=[1], finish_reason="stop"),
+    )
+    outbox.flush()
+    await asyncio.sleep(0)
+    del engine
+    gc.collect()
+    assert watched() is None
+
+
+async def test_a_loop_that_takes_nothing_does_not_stop_the_others() -> None:
+    class Broken(asyncio.SelectorEventLoop):
+        def call_soon_threadsafe(self, *_: object, **__: object) -> asyncio.Handle:
+            raise ValueError("broken")
+
+    bad, good, outbox = TokenStream(1, nothing), TokenStream(1, nothing), Outbox()
+    bad.loop = Broken()
+    for stream in (bad, good):
+        outbox.post(stream, Delta(text="a", token_ids=[1], finish_reason="stop"))
+    outbox.flush()
+    bad.loop.close()
+    assert bad.cancelled
+    assert (await anext(good)).text == "a"

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -88,11 +92,18 @@ class Rows(RuleBasedStateMachine):
     def idle(self) -> list[Sequence]:
         return [sequence for sequence in self.table.admitted if not self.table.is_running(sequence)]
 
+    @rule()
+    def reset(self) -> None:
+        admitted = self.table.admitted
+        self.table.reset()
+        assert self.table.free == self.cache.rows
+        assert all(sequence.row == -1 for sequence in admitted)
+
     @invariant()
     def running_rows_are_the_first(self) -> None:
         assert [sequence.row for sequence in self.table.running] == list(range(len(self.table.running)))
         rows = [sequence.row for sequence in self.table.admitted]
-        assert len(set(rows)) == len(rows)
+        assert len(set(rows)) == len(rows) == self.cache.rows - self.table.free
 
     @invariant()
     def everybody_keeps_his_memory(self) -> None:
@@ -132,3 +143,42 @@ def test_every_row_starts_at_a_page(context_length: int, head_dim: int) -> None:
 
 def test_a_token_of_the_small_chat_model_takes_46080_bytes() -> None:
     assert bytes_per_token(layers=30, kv_heads=3, head_dim=64) == 46_080
+
+
+def mapping_of(address: int) -> str:
+    """What the system says of the mapping that ``address`` is in."""
+    entries = re.split(r"(?m)^(?=[0-9a-f]+-[0-9a-f]+ )", Path("/proc/self/smaps").read_text("ascii"))
+    for entry in entries[1:]:
+        start, end = (int(each, 16) for each in entry.split()[0].split("-"))
+        if start <= address < end:
+            return entry
+    raise AssertionError("the address is not mapped")
+
+
+def resident_kib(mapping: str) -> int:
+    found = re.search(r"(?m)^Rss: +([0-9]+) kB", mapping)
+    assert found is not None
+    return int(found[1])
+
+
+@pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="no huge pages here")
+def test_the_cache_has_no_huge_pages() -> None:
+    cache = KvCache(layers=1, kv_heads=2, head_dim=64, rows=4, context_length=8192)
+    for row in range(4):
+        mapping = mapping_of(cache.addresses(row)[0])
+        assert " nh" in next(line for line in mapping.splitlines() if line.startswith("VmFlags"))
+
+
+def test_a_swap_takes_no_more_memory_than_the_two_sequences() -> None:
+    cache = KvCache(layers=1, kv_heads=2, head_dim=64, rows=2, context_length=8192)
+    for tensor in cache.tensors:
+        tensor[0, :, :4001] = 1
+        tensor[1, :, :20] = 2
+    before = [resident_kib(mapping_of(address)) for address in cache.addresses(0)]
+    cache.swap(0, 1, 4001, 20)
+    assert [resident_kib(mapping_of(address)) for address in cache.addresses(0)] == before
+    for tensor in cache.tensors:
+        assert (tensor[0, :, :20] == 2).all()
+        assert not tensor[0, :, 32:].any()
+        assert (tensor[1, :, :4001] == 1).all()
+        assert not tensor[1, :, 4001:].any()

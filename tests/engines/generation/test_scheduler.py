@@ -16,6 +16,7 @@ from appliance.engines.cores import Cores
 from appliance.engines.errors import EngineError, InputRefusedError
 from appliance.engines.generation import engine as engine_module
 from appliance.engines.generation import rows as rows_module
+from appliance.engines.generation.delivery import Outbox
 from appliance.engines.generation.engine import GenerationEngine
 from appliance.engines.generation.kv_cache import bytes_per_token
 from appliance.engines.generation.model import DecoderModel
@@ -180,6 +181,51 @@ async def test_a_failing_decode_leaves_the_engine_alive(
         with pytest.raises(EngineError):
             await answer(ask(engine, PROMPT, 4))
     assert (await answer(ask(engine, PROMPT, 4))).token_ids == expected.token_ids
+
+
+async def test_rows_that_are_free_count_as_places(
+    pack: Path, manifest: Manifest, cores: Cores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "MAX_ROWS", 3)
+    with small_engine(pack, manifest, cores, context_length=512, budget=2048, max_queue=1) as engine:
+        # All before the engine's thread has admitted one: this loop is not left, and the cores are taken.
+        with cores.lease():
+            streams = [ask(engine, PROMPT, 2) for _ in range(4)]
+            with pytest.raises(OverloadedError):
+                ask(engine, PROMPT, 2)
+            streams[3].cancel()
+            streams.append(ask(engine, PROMPT, 2))
+        del streams[3]
+        assert len({tuple((await answer(stream)).token_ids) for stream in streams}) == 1
+
+
+@pytest.mark.parametrize("broken", [(RowTable, "release"), (Outbox, "flush"), (RowTable, "admit")])
+async def test_a_fault_of_the_scheduler_fails_everybody_and_is_over(
+    one_row: GenerationEngine, monkeypatch: pytest.MonkeyPatch, broken: tuple[type, str]
+) -> None:
+    expected = await answer(ask(one_row, PROMPT, 4))
+    running, waiting = ask(one_row, PROMPT, 400), ask(one_row, PROMPT, 4)
+    await anext(running)
+    kind, name = broken
+    whole = getattr(kind, name)
+    faults: list[str] = []
+
+    def fault(self: Any, *args: Any) -> Any:
+        if not faults:
+            faults.append(name)
+            raise ZeroDivisionError
+        return whole(self, *args)
+
+    monkeypatch.setattr(kind, name, fault)
+    if name == "release":
+        running.cancel()
+    else:
+        with pytest.raises(EngineError):
+            await answer(running)
+    with pytest.raises(EngineError):
+        await answer(waiting)
+    assert (one_row.queue_depth, one_row.running_rows) == (0, 0)
+    assert (await answer(ask(one_row, PROMPT, 4))).token_ids == expected.token_ids
 
 
 async def test_closing_ends_everything(
