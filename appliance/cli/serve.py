@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
+import signal
 import socket
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import FrameType
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -19,6 +22,8 @@ from appliance.control.errors import ControlError
 if TYPE_CHECKING:
     import uvicorn
 
+log = logging.getLogger(__name__)
+
 LOG_FORMAT = "%(levelname)s %(name)s: %(message)s"
 BACKLOG = 1024
 EXAMPLE_BODY = (
@@ -27,6 +32,8 @@ EXAMPLE_BODY = (
 )
 KEEP_ALIVE_SECONDS = 65
 DRAIN_SECONDS = 10
+# Files that are open beside the connections: packs, stores, uploads, pipes to workers.
+OTHER_FILES = 512
 
 
 @click.command("serve")
@@ -41,10 +48,40 @@ def command(ctx: click.Context, /, **flags: object) -> None:
     logging.basicConfig(level=settings.log_level.upper(), format=LOG_FORMAT, stream=sys.stderr)
     # The client library logs every call at info level.
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    # The server logs a traceback for every request that it cuts short at the end, and says how many those are.
+    logging.getLogger("uvicorn.error").addFilter(is_no_cancellation)
     hide_memory()
+    # The server hands a signal on to these handlers once it has drained.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    # Twice: running and idle connections are counted apart.
+    allow_open_files(2 * settings.max_connections + OTHER_FILES)
     listener = listen(settings)
     with listener:
         run(settings, listener)
+
+
+def is_no_cancellation(record: logging.LogRecord) -> bool:
+    """Tell whether a record is about anything but a cancelled task."""
+    return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
+
+
+def stop(_number: int, _frame: FrameType | None) -> NoReturn:
+    """End the program in good order: everything open is closed on the way out, and no signal breaks that."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    raise SystemExit(0)
+
+
+def allow_open_files(count: int) -> None:
+    """Raise this process's limit of open files to ``count`` as far as the system lets it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= count:
+        return
+    allowed = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed < count:
+        log.warning("only %d files may be open; max_connections may need %d", allowed, count)
 
 
 def listen(settings: Settings) -> socket.socket:
@@ -68,6 +105,7 @@ def run(settings: Settings, listener: socket.socket) -> None:
     """Open the stores and serve until a signal says stop."""
     import uvicorn
 
+    from appliance.api.connection import ConnectionLimits, limited_connection
     from appliance.app import build_app
     from appliance.control.stores import open_stores
 
@@ -75,12 +113,13 @@ def run(settings: Settings, listener: socket.socket) -> None:
         config = uvicorn.Config(
             build_app(stores),
             loop="uvloop",
-            http="httptools",
+            http=limited_connection(ConnectionLimits(settings.max_connections)),
+            ws="none",
+            proxy_headers=False,
             lifespan="on",
             log_config=None,
             access_log=False,
             server_header=False,
-            limit_concurrency=settings.max_connections,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=DRAIN_SECONDS,
         )

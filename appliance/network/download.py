@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +13,10 @@ import httpx
 from appliance.network.egress import EgressError, EgressPolicy, egress_client
 
 MAX_BYTES = 64 << 30
+# Left free on the disk, for the stores of the running service.
+RESERVED_BYTES = 256 << 20
+CANCEL_CHECK_SECONDS = 0.5
+NO_SPACE = 507
 
 
 class DownloadCancelledError(EgressError):
@@ -26,8 +32,9 @@ def download(
 ) -> None:
     """Write what ``url`` answers to ``target``; for threads. ``progress`` gets (bytes done, bytes in all or 0).
 
-    Raises EgressError when the policy forbids it, the server does not answer 200, or sends less or
-    more than it said; DownloadCancelledError. ``target`` may then hold a part.
+    Raises EgressError when the policy forbids it, the server does not answer 200, compresses, or sends
+    less or more than it said, and when the disk is full; DownloadCancelledError, soon also while the
+    server is silent. ``target`` may then hold a part.
     """
     try:
         asyncio.run(_download(policy, url, target, progress, cancelled))
@@ -42,19 +49,53 @@ async def _download(
     progress: Callable[[int, int], None],
     cancelled: Callable[[], bool],
 ) -> None:
-    async with egress_client(policy) as client, client.stream("GET", url) as response:
+    fetch = asyncio.create_task(_fetch(policy, url, target, progress, cancelled))
+    try:
+        while not (await asyncio.wait({fetch}, timeout=CANCEL_CHECK_SECONDS))[0]:
+            _check(cancelled)
+        fetch.result()
+    finally:
+        if not fetch.done():
+            fetch.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await fetch
+
+
+async def _fetch(
+    policy: EgressPolicy,
+    url: str,
+    target: Path,
+    progress: Callable[[int, int], None],
+    cancelled: Callable[[], bool],
+) -> None:
+    # The bytes as they come: a small compressed answer could unpack to any size.
+    plain = {"Accept-Encoding": "identity"}
+    async with egress_client(policy) as client, client.stream("GET", url, headers=plain) as response:
         if response.status_code != httpx.codes.OK:
             raise EgressError(
                 f"{url} answers {response.status_code}; redirects are not followed.", status=503
             )
+        if response.headers.get("content-encoding", "identity").lower() != "identity":
+            raise EgressError(f"{url} answers with a compressed file though none was asked for.", status=503)
         total = int(response.headers.get("content-length", 0))
+        _require_space(target, total)
         done = 0
         with target.open("wb") as file:
-            async for piece in response.aiter_bytes(1 << 20):
+            async for piece in response.aiter_raw(1 << 20):
                 done += len(piece)
-                if cancelled():
-                    raise DownloadCancelledError("the download was cancelled")
+                _check(cancelled)
                 if done > MAX_BYTES:
                     raise EgressError(f"{url} sends more than {MAX_BYTES} bytes")
+                _require_space(target, len(piece))
                 file.write(piece)
                 progress(done, total)
+
+
+def _check(cancelled: Callable[[], bool]) -> None:
+    if cancelled():
+        raise DownloadCancelledError("the download was cancelled")
+
+
+def _require_space(target: Path, count: int) -> None:
+    if shutil.disk_usage(target.parent).free < count + RESERVED_BYTES:
+        raise EgressError("The disk is too full for this download.", status=NO_SPACE, type="server_error")

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import re
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import httpx
+import pytest
 
-from tests.service import Service, clean_environment, running_service, wait_until_ready
+from appliance.cli.serve import DRAIN_SECONDS
+from tests.service import (
+    CHAT,
+    Service,
+    clean_environment,
+    link_default_packs,
+    running_service,
+    wait_until_ready,
+)
 
 
 def test_the_first_boot_shows_url_key_and_a_call_and_the_second_no_key(tmp_path: Path) -> None:
@@ -81,3 +92,56 @@ def test_kill_9_and_start_again(tmp_path: Path) -> None:
         wait_until_ready(service)
         headers = {"X-API-Key": service.key}
         assert httpx.get(f"{service.base_url}/v1/models", headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_in_good_order(tmp_path: Path, number: signal.Signals) -> None:
+    with running_service(tmp_path / "data") as service:
+        with socket.create_connection(("127.0.0.1", int(service.base_url.rsplit(":", 1)[1]))):
+            service.process.send_signal(number)
+            assert service.process.wait(60) == 0
+        ended_well(service)
+
+
+def test_a_signal_ends_a_stream_too(tmp_path: Path) -> None:
+    data_dir = tmp_path / "data"
+    link_default_packs(data_dir)
+    body = {
+        "model": CHAT,
+        "prompt": "Count: 1 2 3 4",
+        "max_tokens": 4000,
+        "temperature": 1,
+        "stream": True,
+    }
+    with running_service(data_dir) as service, service.http as http:
+        with http.stream("POST", "/v1/completions", json=body) as response:
+            assert response.status_code == 200, response.read()
+            lines = response.iter_lines()
+            next(lines)
+            service.process.send_signal(signal.SIGTERM)
+            # Cut short, or finished in time: it ends.
+            try:
+                for _ in lines:
+                    pass
+            except httpx.RemoteProtocolError:
+                pass
+        assert service.process.wait(DRAIN_SECONDS + 30) == 0
+        ended_well(service)
+
+
+def ended_well(service: Service) -> None:
+    """Check that the stores were closed and nothing was said about it."""
+    assert not (service.data_dir / "appliance.db-wal").exists()
+    assert "Traceback" not in service.log.read_text()
+
+
+def test_silent_connections_do_not_lock_the_box(tmp_path: Path) -> None:
+    with running_service(tmp_path / "data", APPLIANCE_MAX_CONNECTIONS="4") as service:
+        address = ("127.0.0.1", int(service.base_url.rsplit(":", 1)[1]))
+        silent = [socket.create_connection(address) for _ in range(50)]
+        headers = {"X-API-Key": service.key}
+        for _ in range(3):
+            assert httpx.get(f"{service.base_url}/health").status_code == 200
+            assert httpx.get(f"{service.base_url}/v1/models", headers=headers).status_code == 200
+        for one in silent:
+            one.close()
