@@ -1,0 +1,82 @@
+"""What a benchmark yields: paired samples of the service and one peer, and their ratio."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeVar
+
+import msgspec
+
+OURS = "ours"
+Side = TypeVar("Side")
+# Measures one round, each side in its turn on the same input: side -> figure's name -> value. The round's
+# number makes its input another one; 0 is the warm-up.
+Round = Callable[[int], Mapping[str, Mapping[str, float]]]
+
+
+# OpenMP's threads spin for 0.2 s after their last work: the other side must not pay for that.
+SETTLE_SECONDS = 0.4
+
+
+class Figure(msgspec.Struct, frozen=True, kw_only=True):
+    """One figure that both sides yield: what it is called, its unit, and which way is better."""
+
+    name: str
+    unit: str
+    higher_is_better: bool
+    # How many digits of an absolute value mean anything.
+    digits: int = 1
+
+
+class Comparison(msgspec.Struct, frozen=True, kw_only=True):
+    """Samples of one figure, taken in turns: ``ours[i]`` and ``theirs[i]`` belong to the same round."""
+
+    figure: Figure
+    peer: str
+    ours: list[float]
+    theirs: list[float]
+
+    @property
+    def advantages(self) -> list[float]:
+        """How many times better the service was, round by round; below 1 the peer was better."""
+        pairs = zip(self.ours, self.theirs, strict=True)
+        if self.figure.higher_is_better:
+            return [mine / other for mine, other in pairs]
+        return [other / mine for mine, other in pairs]
+
+    @property
+    def advantage(self) -> float:
+        """The median of ``advantages``."""
+        return statistics.median(self.advantages)
+
+
+def in_turns(sides: Mapping[str, Callable[[], Side]]) -> dict[str, Side]:
+    """Call each side's function alone on a quiet machine, in order; return what they returned."""
+    found: dict[str, Side] = {}
+    for name, measure in sides.items():
+        time.sleep(SETTLE_SECONDS)
+        found[name] = measure()
+    return found
+
+
+def alternate(
+    figures: Iterable[Figure], measure: Round, rounds: int, say: Callable[[str], None]
+) -> list[Comparison]:
+    """Measure ``rounds`` rounds after one that is thrown away; compare the service with every other side."""
+    measured = [measure(number) for number in range(rounds + 1)][1:]
+    found = [
+        Comparison(
+            figure=figure,
+            peer=peer,
+            ours=[values[OURS][figure.name] for values in measured],
+            theirs=[values[peer][figure.name] for values in measured],
+        )
+        for figure in figures
+        for peer in measured[0]
+        if peer != OURS and figure.name in measured[0][peer]
+    ]
+    for comparison in found:
+        say(f"  {comparison.figure.name}: {comparison.advantage:.2f} x {comparison.peer}")
+    return found

@@ -1,0 +1,39 @@
+"""How much memory an engine needed: the peak resident set of a process and of those it started."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+MEGABYTE = 1e6
+
+
+def peak_memory(pid: int) -> float:
+    """Return the sum of the peak resident sizes (MB) of process ``pid`` and its living descendants.
+
+    Shared pages count once for each process, so for several processes it is an upper bound.
+    """
+    return sum(_peak(process) for process in [pid, *_descendants(pid)]) / MEGABYTE
+
+
+def _peak(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text()
+    found = re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)
+    return int(found[1]) * 1024 if found else 0
+
+
+def _descendants(pid: int) -> list[int]:
+    parents: dict[int, int] = {}
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit():
+            continue
+        try:
+            stat = (folder / "stat").read_text()
+        except OSError:  # it ended while we looked
+            continue
+        # The command's name stands in brackets and may itself hold any character.
+        parents[int(folder.name)] = int(stat.rpartition(")")[2].split()[1])
+    found = [pid]
+    for parent in found:
+        found.extend(child for child, its_parent in parents.items() if its_parent == parent)
+    return found[1:]
