@@ -40,6 +40,7 @@ bench: $(VENV)/.dev ## Measure against peers, in one run; writes tests/benchmark
 
 lock: $(VENV)/.dev ## Renew the hash-pinned requirement files
 	$(LOCK) --excludes requirements/export.excludes --no-emit-package torch -o requirements/export.txt requirements/export.in
+	$(LOCK) -o requirements/bench.txt requirements/bench.in
 	$(LOCK) --extra build --extra dev -o requirements/dev.txt requirements/editable.in pyproject.toml
 	$(LOCK) --extra build -c requirements/dev.txt -o requirements/build.txt requirements/editable.in pyproject.toml
 	$(LOCK) -c requirements/dev.txt -o requirements/runtime.txt pyproject.toml

@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else list(arguments)
     text = report(
         sections,
-        rounds=options.rounds,
+        rounds=_rounds(sections),
         date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         command=" ".join(["python -m tests.benchmarks", *given]) if given else "make bench",
         machine=machine(),
@@ -69,10 +69,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _rounds(sections: Sequence[Section]) -> str:
+    """Return how many rounds the figures had: one number, or the least and the most."""
+    counts = sorted({len(comparison.ours) for section in sections for comparison in section.comparisons})
+    return str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description="Measure against peers.")
     parser.add_argument("--only", action="append", choices=SECTIONS, help="one part (may be repeated)")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help="rounds besides the warm-up")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="most rounds besides the warm-up")
     parser.add_argument(
         "--threads", type=int, default=usable_cores(), help="threads of every engine but speech"
     )

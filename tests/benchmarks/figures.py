@@ -18,6 +18,9 @@ Round = Callable[[int], Mapping[str, Mapping[str, float]]]
 
 # OpenMP's threads spin for 0.2 s after their last work: the other side must not pay for that.
 SETTLE_SECONDS = 0.4
+# After this time a figure gets no round more, if it has its least number.
+BUDGET_SECONDS = 35.0
+LEAST_ROUNDS = 3
 
 
 class Figure(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,8 +67,17 @@ def in_turns(sides: Mapping[str, Callable[[], Side]]) -> dict[str, Side]:
 def alternate(
     figures: Iterable[Figure], measure: Round, rounds: int, say: Callable[[str], None]
 ) -> list[Comparison]:
-    """Measure ``rounds`` rounds after one that is thrown away; compare the service with every other side."""
-    measured = [measure(number) for number in range(rounds + 1)][1:]
+    """Measure a round that is thrown away and up to ``rounds`` that count; compare the service with every other side.
+
+    On a slow machine ``LEAST_ROUNDS`` are enough, so that the whole bench ends in minutes there too.
+    """
+    measure(0)
+    measured: list[Mapping[str, Mapping[str, float]]] = []
+    started = time.monotonic()
+    while len(measured) < rounds:
+        measured.append(measure(len(measured) + 1))
+        if len(measured) >= LEAST_ROUNDS and time.monotonic() - started > BUDGET_SECONDS:
+            break
     found = [
         Comparison(
             figure=figure,

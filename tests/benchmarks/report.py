@@ -27,7 +27,7 @@ TABLE = """\
 
 
 def report(
-    sections: Sequence[Section], *, rounds: int, date: str, command: str, machine: str, own: str
+    sections: Sequence[Section], *, rounds: str, date: str, command: str, machine: str, own: str
 ) -> str:
     """Return the report as Markdown. ``own`` names the versions on our side."""
     versions = "; ".join([own, *(version for section in sections for version in section.versions)])

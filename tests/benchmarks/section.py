@@ -11,7 +11,7 @@ from tests.benchmarks.figures import Comparison
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """How to run: threads of every engine, rounds, a folder for files, the peers' interpreter, a line's printer."""
+    """How to run: threads of every engine, most rounds, a work folder, the peers' interpreter, a line's printer."""
 
     threads: int
     rounds: int

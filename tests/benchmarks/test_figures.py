@@ -45,7 +45,9 @@ def test_the_report_names_what_is_slower(number: int, expected: str) -> None:
         memory={"it": 12.3},
         versions=["x 1"],
     )
-    text = report([section], rounds=1, date="today", command="bench", machine="a machine", own="appliance 1")
+    text = report(
+        [section], rounds="1", date="today", command="bench", machine="a machine", own="appliance 1"
+    )
     assert expected in text
     assert "| speed | peer | **" in text
     assert "Peak resident memory: it 12 MB." in text
