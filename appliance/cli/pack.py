@@ -103,7 +103,7 @@ def install(ctx: click.Context, source: str, as_json: bool) -> None:
     """
     if not source.startswith(("http://", "https://")):
         if not Path(source).exists():
-            raise PackError(f"there is no {source}")
+            raise click.BadParameter(f"there is no {source}", param_hint="source")
         source = str(Path(source).absolute())  # the service may have another working directory
     arguments = {"source": source}
     with progress_bar(f"Installing {source.rsplit('/', 1)[-1]}", quiet=as_json) as progress:
