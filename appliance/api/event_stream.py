@@ -25,7 +25,8 @@ def frame(payload: Any) -> bytes:
 def event_stream(events: AsyncGenerator[Any, None], dialect: Dialect, *, done: bool = True) -> Stream:
     """Answer with a stream of events; a failure after the first byte becomes an error event.
 
-    When the client leaves, ``events`` is closed, which must stop the work behind it.
+    The work behind ``events`` is stopped by whoever began it (``disconnect.at_end``): a stream whose client
+    leaves early may never be started.
     """
     return Stream(
         _frames(events, dialect, done),

@@ -78,9 +78,8 @@ def _run_here(settings: Settings, command: str, arguments: dict[str, Any], progr
     async def run() -> Any:
         with open_stores(settings) as stores:
             jobs = JobRunner(stores.database, job_handlers(stores.packs, settings))
-            if command != INSTALL:
-                return await Commands(stores, jobs).run(command, arguments, progress)
-            jobs.start()
+            if command == INSTALL:
+                jobs.start()
             try:
                 return await Commands(stores, jobs).run(command, arguments, progress)
             finally:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -37,19 +38,13 @@ def download(
     server is silent. ``target`` may then hold a part.
     """
     try:
-        asyncio.run(_download(policy, url, target, progress, cancelled))
+        asyncio.run(_until_cancelled(_fetch(policy, url, target, progress, cancelled), cancelled))
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise EgressError(f"{url} cannot be fetched: {error or type(error).__name__}", status=503) from error
 
 
-async def _download(
-    policy: EgressPolicy,
-    url: str,
-    target: Path,
-    progress: Callable[[int, int], None],
-    cancelled: Callable[[], bool],
-) -> None:
-    fetch = asyncio.create_task(_fetch(policy, url, target, progress, cancelled))
+async def _until_cancelled(work: Coroutine[Any, Any, None], cancelled: Callable[[], bool]) -> None:
+    fetch = asyncio.create_task(work)
     try:
         while not (await asyncio.wait({fetch}, timeout=CANCEL_CHECK_SECONDS))[0]:
             _check(cancelled)

@@ -14,7 +14,6 @@ import msgspec
 
 from appliance.packs.errors import PackError
 
-FORMAT = 1
 MANIFEST_NAME = "pack.toml"
 MAX_MANIFEST_BYTES = 1 << 18
 # tomllib takes time with the square of a dotted key's parts (measured: 112 s for one key of 130 kB),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-import uuid
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -17,7 +15,7 @@ from appliance.api.dialect import Dialect
 from appliance.api.disconnect import at_end, until_disconnect
 from appliance.api.errors import dialect_of
 from appliance.api.event_stream import event_stream
-from appliance.api.openai.fingerprint import system_fingerprint
+from appliance.api.openai.answer_head import answer_head
 from appliance.api.openai.generation_fields import (
     MAX_LOGPROBS,
     NO_EFFECT,
@@ -136,12 +134,7 @@ async def chat_completions(request: Request[Any, Any, State]) -> Response[Any]:
         )
     )
     at_end(request, generation.cancel)
-    head = {
-        "id": f"chatcmpl-{uuid.uuid4().hex}",
-        "created": int(time.time()),
-        "model": body.model,
-        "system_fingerprint": system_fingerprint(model.manifest),
-    }
+    head = answer_head("chatcmpl", body.model, model.manifest)
     if body.stream:
         return event_stream(_chunks(generation, head, body), dialect)
     return await until_disconnect(request, _complete(generation, head))

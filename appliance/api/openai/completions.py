@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
-import uuid
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
@@ -18,7 +16,7 @@ from appliance.api.body import read_json
 from appliance.api.disconnect import at_end, until_disconnect
 from appliance.api.errors import dialect_of
 from appliance.api.event_stream import event_stream
-from appliance.api.openai.fingerprint import system_fingerprint
+from appliance.api.openai.answer_head import answer_head
 from appliance.api.openai.generation_fields import (
     MAX_LOGPROBS,
     NO_EFFECT,
@@ -101,12 +99,7 @@ async def completions(request: Request[Any, Any, State]) -> Response[Any]:
     for item in requests:
         generations.append(engine.submit(item))
         at_end(request, generations[-1].cancel)
-    head = {
-        "id": f"cmpl-{uuid.uuid4().hex}",
-        "created": int(time.time()),
-        "model": body.model,
-        "system_fingerprint": system_fingerprint(model.manifest),
-    }
+    head = answer_head("cmpl", body.model, model.manifest)
     if body.stream:
         return event_stream(_chunks(generations, head, body), dialect)
     return await until_disconnect(request, _complete(generations, head))
