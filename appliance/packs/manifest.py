@@ -22,6 +22,7 @@ MAX_LINE_BYTES = 1500
 
 Task = Literal["chat", "embedding", "rerank", "transcription", "ocr", "layout"]
 EngineKind = Literal["decoder-onnx", "encoder-onnx", "whisper-cpp", "onnx"]
+ProfileName = Literal["exact", "throughput"]
 
 # Names are used as directory names and model ids: no separators, no leading dot. (``\Z``, because
 # ``$`` also matches before a last newline.)
@@ -61,7 +62,8 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 class Quality(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One measured figure of this build, the same figure of its float source, and the gate it passed.
 
-    ``sample`` says on what it was measured.
+    ``sample`` says on what it was measured, ``profile`` of which profile it is (absent: of the pack as it
+    is served by default, which for a decoder is the profile "exact").
     """
 
     metric: str
@@ -69,12 +71,30 @@ class Quality(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     reference: float | None = None
     limit: float | None = None
     sample: str = ""
+    profile: ProfileName | None = None
+
+
+class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One way to run a decoder: how much of the source's quality it gives for speed is in ``quality``.
+
+    ``graph`` runs every token; when ``prefill`` is given, prompts go through that graph instead. All
+    graphs of a pack have the same inputs and outputs and mean the same by a KV cache: what one has
+    filled another can continue.
+    """
+
+    name: ProfileName
+    graph: FilePath
+    prefill: FilePath | None = None
 
 
 class Decoder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the generation engine must know of a decoder graph (``engine = "decoder-onnx"``)."""
+    """What the generation engine must know of a decoder graph (``engine = "decoder-onnx"``).
+
+    ``graph`` is that of the profile "exact", which every pack has and which ``profiles`` need not list.
+    """
 
     graph: FilePath = "model.onnx"
+    profiles: Annotated[list[Profile], msgspec.Meta(max_length=8)] = []
     tokenizer: FilePath = "tokenizer.json"
     chat_template: FilePath | None = None
     layers: PositiveInt
@@ -86,6 +106,11 @@ class Decoder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     eos_token: str = ""
     # The tool-call format that the chat template writes: "hermes" is ChatML with JSON calls.
     tool_format: Literal["none", "hermes", "llama3-json"] = "none"
+
+    def profile(self, name: ProfileName) -> Profile | None:
+        """Return a profile by its name, None when the pack does not have it."""
+        listed = next((profile for profile in self.profiles if profile.name == name), None)
+        return Profile(name=name, graph=self.graph) if listed is None and name == "exact" else listed
 
 
 class Encoder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -139,7 +164,8 @@ def parse_manifest(text: bytes) -> Manifest:
     """Parse and check a ``pack.toml``.
 
     Raises PackError when it is too large, not TOML, not of the format, names a file twice or a file
-    inside a file, lacks the section of its engine, or a section names a file that is not listed.
+    inside a file, lacks the section of its engine, a section names a file that is not listed, or the
+    decoder's profiles contradict one another.
     """
     if len(text) > MAX_MANIFEST_BYTES:
         raise PackError(f"{MANIFEST_NAME} is larger than {MAX_MANIFEST_BYTES} bytes")
@@ -178,6 +204,8 @@ def _check_sections(manifest: Manifest) -> None:
     named: list[str | None] = []
     if manifest.decoder is not None:
         named += [manifest.decoder.graph, manifest.decoder.tokenizer, manifest.decoder.chat_template]
+        named += [path for profile in manifest.decoder.profiles for path in (profile.graph, profile.prefill)]
+        _check_profiles(manifest.decoder)
     if manifest.encoder is not None:
         named += [manifest.encoder.graph, manifest.encoder.tokenizer]
     if manifest.speech is not None:
@@ -185,6 +213,15 @@ def _check_sections(manifest: Manifest) -> None:
     for path in named:
         if path is not None and path not in listed:
             raise PackError(f"{MANIFEST_NAME} names {path!r} for its engine but does not list that file")
+
+
+def _check_profiles(decoder: Decoder) -> None:
+    names = [profile.name for profile in decoder.profiles]
+    if len(set(names)) != len(names):
+        raise PackError(f"{MANIFEST_NAME} lists a profile twice")
+    exact = decoder.profile("exact")
+    if exact is None or exact.graph != decoder.graph:
+        raise PackError(f"{MANIFEST_NAME} gives the profile 'exact' another graph than its decoder")
 
 
 def read_manifest(directory: Path) -> Manifest:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.packs.errors import PackError
-from appliance.packs.manifest import parse_manifest
+from appliance.packs.manifest import Manifest, Profile, parse_manifest
 from tests.packs.sample import FILES, contents, manifest_text
 
 
@@ -35,11 +35,56 @@ def test_a_good_manifest_is_read() -> None:
         ({"description": "[\n" * 5000}, "not valid"),
         ({"engine": '"whisper-cpp"'}, "lacks the section"),
         ({"speech": "{ multilingual = true, model = 'absent.bin' }"}, "does not list that file"),
+        ({"quality": "[{ metric = 'loss', value = 1.0, profile = 'turbo' }]"}, "profile"),
     ],
 )
 def test_a_wrong_manifest_is_refused(changes: dict[str, str], words: str) -> None:
     with pytest.raises(PackError, match=words):
         parse_manifest(manifest_text(contents(1), **changes))
+
+
+DECODER_FILES = {"model.onnx": b"exact", "fast.onnx": b"fast", "tokenizer.json": b"{}"}
+DECODER = "layers = 1, kv_heads = 1, head_dim = 16, vocab_size = 2, eos_token_ids = [1]"
+
+
+def decoder_manifest(profiles: str) -> Manifest:
+    decoder = f"{{ {DECODER}, profiles = [{profiles}] }}"
+    return parse_manifest(manifest_text(DECODER_FILES, engine='"decoder-onnx"', decoder=decoder))
+
+
+def test_a_decoder_without_profiles_has_the_exact_one() -> None:
+    decoder = decoder_manifest("").decoder
+    assert decoder is not None
+    assert decoder.profile("exact") == Profile(name="exact", graph="model.onnx")
+    assert decoder.profile("throughput") is None
+
+
+def test_a_decoder_tells_its_profiles_by_name() -> None:
+    listed = '{ name = "exact", graph = "model.onnx", prefill = "fast.onnx" }'
+    decoder = decoder_manifest(f'{listed}, {{ name = "throughput", graph = "fast.onnx" }}').decoder
+    assert decoder is not None
+    assert decoder.profile("exact") == Profile(name="exact", graph="model.onnx", prefill="fast.onnx")
+    assert decoder.profile("throughput") == Profile(name="throughput", graph="fast.onnx")
+
+
+@pytest.mark.parametrize(
+    ("profiles", "words"),
+    [
+        ('{ name = "turbo", graph = "fast.onnx" }', "name"),
+        ('{ name = "throughput" }', "graph"),
+        ('{ name = "throughput", graph = "absent.onnx" }', "does not list that file"),
+        (
+            '{ name = "throughput", graph = "fast.onnx", prefill = "absent.onnx" }',
+            "does not list that file",
+        ),
+        ('{ name = "throughput", graph = "../fast.onnx" }', "graph"),
+        (", ".join(['{ name = "throughput", graph = "fast.onnx" }'] * 2), "a profile twice"),
+        ('{ name = "exact", graph = "fast.onnx" }', "another graph"),
+    ],
+)
+def test_profiles_that_do_not_fit_are_refused(profiles: str, words: str) -> None:
+    with pytest.raises(PackError, match=words):
+        decoder_manifest(profiles)
 
 
 @pytest.mark.parametrize("files", [{"a": b"", "a/b": b""}, {"a/b/c": b"", "a/b": b""}, {"pack.toml/x": b""}])
