@@ -56,6 +56,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     speech_threads: CountOrAuto = 0
 
     kv_cache_bytes: Count = 2 << 30
+    # Of these bytes, what finished prompts may keep for the next one that begins like them. 0 keeps none.
+    prefix_cache_bytes: CountOrAuto = 256 << 20
+    generation_profile: Literal["exact", "throughput", "auto"] = "exact"
+    # Measure once, when a chat model is loaded for the first time, what suits this machine.
+    self_benchmark: bool = True
     generation_queue: Count = 256
     encoding_queue_tokens: Count = 2_000_000
     speech_queue: Count = 64
@@ -100,6 +105,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def secret_path(self) -> Path:
         """The box's secret, from which the key pepper derives."""
         return self.data_dir / "secret.key"
+
+    @property
+    def tuning_path(self) -> Path:
+        """What the self-benchmark of chat models found on this machine."""
+        return self.data_dir / "tuning.json"
 
     @property
     def lock_path(self) -> Path:

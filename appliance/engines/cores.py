@@ -54,15 +54,16 @@ class Cores:
                 else:
                     self._held = False
 
-    def session(self, graph: Path, **entries: str) -> Any:
+    def session(self, graph: Path, threads: int = 0, **entries: str) -> Any:
         """Open an ONNX Runtime session on ``graph`` with this box's thread settings, CPU provider only.
 
-        ``entries`` are further session config entries, dots written as double underscores.
+        ``threads`` is at most ``self.threads``, and that when 0. ``entries`` are further session config
+        entries, dots written as double underscores.
         """
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = self.threads
+        options.intra_op_num_threads = min(threads or self.threads, self.threads)
         options.inter_op_num_threads = 1
         options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
         # Threads stop spinning when a run ends, so that sessions can take turns.

@@ -9,7 +9,7 @@ from appliance.config import Settings
 from appliance.engines.cores import Cores
 from appliance.engines.encoding.embedding import EmbeddingEngine
 from appliance.engines.encoding.reranking import RerankEngine
-from appliance.engines.generation.engine import GenerationEngine
+from appliance.engines.generation.engine import GenerationEngine, GenerationOptions
 from appliance.engines.speech.engine import SpeechEngine
 from appliance.packs.manifest import Manifest, Task
 
@@ -46,8 +46,13 @@ def _load(directory: Path, manifest: Manifest, cores: Cores, settings: Settings)
             directory,
             manifest,
             cores,
-            kv_cache_bytes=settings.kv_cache_bytes,
-            max_queue=settings.generation_queue,
+            GenerationOptions(
+                kv_cache_bytes=settings.kv_cache_bytes,
+                prefix_cache_bytes=settings.prefix_cache_bytes,
+                max_queue=settings.generation_queue,
+                profile=settings.generation_profile,
+                tuning_file=settings.tuning_path if settings.self_benchmark else None,
+            ),
         )
     if manifest.task == "embedding":
         return EmbeddingEngine(directory, manifest, cores, max_queue_tokens=settings.encoding_queue_tokens)

@@ -8,7 +8,7 @@ from typing import Any
 from litestar import Request, Response, get
 from litestar.datastructures import State
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from appliance import __version__
@@ -52,6 +52,15 @@ class _EngineCollector(Collector):
         ("waiting", "appliance_engine_jobs", "Transcriptions that run or wait."),
         ("queued_tokens", "appliance_engine_queued_tokens", "Tokens waiting to be encoded."),
         ("running_rows", "appliance_engine_running_rows", "Sequences that the engine is generating."),
+        ("kv_cache_bytes", "appliance_engine_kv_cache_bytes", "Keys and values in memory."),
+    )
+    COUNTERS = (
+        ("prompt_tokens", "appliance_engine_prompt_tokens", "Tokens of the prompts that were begun."),
+        (
+            "reused_prompt_tokens",
+            "appliance_engine_reused_prompt_tokens",
+            "Tokens of prompts that were found in the prefix cache.",
+        ),
     )
 
     def __init__(self, catalog: Catalog) -> None:
@@ -64,13 +73,14 @@ class _EngineCollector(Collector):
         for model in models:
             up.add_metric([model.manifest.name], float(model.state == "ready"))
         yield up
-        for attribute, name, text in self.GAUGES:
-            family = GaugeMetricFamily(name, text, labels=["model"])
-            for model in models:
-                value = getattr(model.engine, attribute, None)
-                if value is not None:
-                    family.add_metric([model.manifest.name], float(value))
-            yield family
+        for kind, shown in ((GaugeMetricFamily, self.GAUGES), (CounterMetricFamily, self.COUNTERS)):
+            for attribute, name, text in shown:
+                family = kind(name, text, labels=["model"])
+                for model in models:
+                    value = getattr(model.engine, attribute, None)
+                    if value is not None:
+                        family.add_metric([model.manifest.name], float(value))
+                yield family
 
 
 @get("/metrics", operation_id="metrics", tags=["Monitoring"])

@@ -53,10 +53,12 @@ class ChatTemplate:
         messages: list[dict[str, Any]],
         *,
         tools: list[dict[str, Any]] | None = None,
+        documents: list[Any] | None = None,
+        variables: dict[str, Any] | None = None,
         add_generation_prompt: bool = True,
         max_characters: int,
     ) -> str:
-        """Return the prompt text of a conversation.
+        """Return the prompt text of a conversation; ``variables`` are further names for the template.
 
         Raises InputRefusedError with the template's own message when the template refuses the
         messages, when the text grows past ``max_characters``, and when rendering takes more than
@@ -65,10 +67,11 @@ class ChatTemplate:
         pieces: list[str] = []
         room = max_characters
         context = {
+            **(variables or {}),
             **self._variables,
             "messages": messages,
             "tools": tools,
-            "documents": None,
+            "documents": documents,
             "add_generation_prompt": add_generation_prompt,
         }
         try:

@@ -1,15 +1,33 @@
-"""From the engine thread to the event loops: deltas out, cancellation in."""
+"""From the engine thread to the event loops: deltas and answers out, cancellation in."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import Callable
+from typing import Protocol
 
 from appliance.engines.errors import EngineError
-from appliance.engines.generation.contract import Delta
+from appliance.engines.generation.contract import Answer, Delta, TokenLogprob
 
 logger = logging.getLogger(__name__)
+
+Item = Delta | list[Answer] | EngineError
+
+
+class Receiver(Protocol):
+    """The caller's end of a request, as the engine sees it."""
+
+    loop: asyncio.AbstractEventLoop
+    cancelled: bool
+
+    def receive(self, item: Item) -> None:
+        """Take what the engine made, or its failure; called on ``loop``."""
+        ...
+
+    def abandon(self) -> None:
+        """Cancel from the engine's thread, because ``loop`` is gone."""
+        ...
 
 
 class TokenStream:
@@ -62,14 +80,14 @@ class TokenStream:
             wake_engine()
         self._wake()
 
-    def receive(self, item: Delta | EngineError) -> None:
+    def receive(self, item: Item) -> None:
         """Take a delta, or the failure that ends the stream; call it on the stream's event loop."""
         if self._ended:
             return
         if isinstance(item, Delta):
             self._arrived.append(item)
             self._ended = item.finish_reason is not None
-        else:
+        elif isinstance(item, EngineError):
             self._failure = item
             self._ended = True
         if self._ended:
@@ -86,15 +104,56 @@ class TokenStream:
             self._waiter.set_result(None)
 
 
+class BeamAnswers:
+    """The caller's end of one beam search: a ``BeamSearch``. Await its answers once."""
+
+    def __init__(self, prompt_tokens: int, wake_engine: Callable[[], None]) -> None:
+        self.prompt_tokens = prompt_tokens
+        self.loop = asyncio.get_running_loop()
+        self.cancelled = False
+        self._wake_engine: Callable[[], None] | None = wake_engine
+        self._result: asyncio.Future[list[Answer]] = self.loop.create_future()
+
+    async def answers(self) -> list[Answer]:
+        """Return the hypotheses, best first. Raises EngineError when the engine fails, CancelledError after cancel."""
+        return await self._result
+
+    def cancel(self) -> None:
+        """Stop the work within one step."""
+        if self._result.done() or self.cancelled:
+            return
+        self.cancelled = True
+        self._result.cancel()
+        wake_engine, self._wake_engine = self._wake_engine, None
+        if wake_engine is not None:
+            wake_engine()
+
+    def receive(self, item: Item) -> None:
+        """Take the answers, or the failure that ends the search; call it on the search's event loop."""
+        if self._result.done():
+            return
+        self._wake_engine = None
+        if isinstance(item, EngineError):
+            self._result.set_exception(item)
+            self._result.exception()  # whoever gave up waiting is not to be warned about it
+        elif isinstance(item, list):
+            self._result.set_result(item)
+
+    def abandon(self) -> None:
+        """Cancel from the engine's thread, because the search's loop is gone."""
+        self.cancelled = True
+        self._wake_engine = None
+
+
 class Outbox:
     """What one engine step produced; ``flush`` wakes each event loop once for all of it."""
 
     def __init__(self) -> None:
-        self._items: dict[asyncio.AbstractEventLoop, list[tuple[TokenStream, Delta | EngineError]]] = {}
+        self._items: dict[asyncio.AbstractEventLoop, list[tuple[Receiver, Item]]] = {}
 
-    def post(self, stream: TokenStream, item: Delta | EngineError) -> None:
+    def post(self, receiver: Receiver, item: Item) -> None:
         """Put ``item`` into the next flush."""
-        self._items.setdefault(stream.loop, []).append((stream, item))
+        self._items.setdefault(receiver.loop, []).append((receiver, item))
 
     def flush(self) -> None:
         """Hand everything over. The streams of a loop that is closed are cancelled: nobody reads them."""
@@ -105,21 +164,26 @@ class Outbox:
             except Exception as error:
                 if not isinstance(error, RuntimeError):  # that is only a loop that is closed
                     logger.exception("an event loop does not take its deltas")
-                for stream, _ in items:
-                    stream.abandon()
+                for receiver, _ in items:
+                    receiver.abandon()
 
 
-def _deliver(items: list[tuple[TokenStream, Delta | EngineError]]) -> None:
-    for stream, item in items:
-        stream.receive(item)
+def _deliver(items: list[tuple[Receiver, Item]]) -> None:
+    for receiver, item in items:
+        receiver.receive(item)
 
 
 def _merge(deltas: list[Delta]) -> Delta:
     if len(deltas) == 1:
         return deltas[0]
+    logprobs: list[TokenLogprob] = []
+    for delta in deltas:
+        logprobs += delta.logprobs
     return Delta(
         text="".join(delta.text for delta in deltas),
         token_ids=[token_id for delta in deltas for token_id in delta.token_ids],
+        logprobs=logprobs,
+        prompt_logprobs=deltas[0].prompt_logprobs,
         finish_reason=deltas[-1].finish_reason,
         stop_reason=deltas[-1].stop_reason,
     )

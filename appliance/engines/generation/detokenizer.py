@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import codecs
 import json
+import re
 from typing import Protocol
 
 import tokenizers
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+# How SentencePiece vocabularies write a space, and a byte that is no character of theirs.
+METASPACE = "\N{LOWER ONE EIGHTH BLOCK}"
+_BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
 
 
 class Detokenizer(Protocol):
@@ -50,14 +54,31 @@ class TokenBytes:
         """Return whether the token is a control token, which has no text."""
         return token_id in self._special_ids
 
-    def detokenizer(self) -> Detokenizer:
-        """Return the detokenizer of a new sequence."""
-        return _ByteDetokenizer(self) if self.byte_level else _WindowDetokenizer(self._tokenizer, self)
+    def name(self, token_id: int) -> str:
+        """Return how a control token is spelled."""
+        return str(self._tokenizer.id_to_token(token_id) or "")
+
+    def shown(self, token_id: int) -> bytes:
+        """Return the token's bytes, those of its name for a control token."""
+        return self.name(token_id).encode() if self.is_special(token_id) else self.of(token_id)
+
+    def detokenizer(self, *, skip_special: bool = True, spaces_between_special: bool = True) -> Detokenizer:
+        """Return the detokenizer of a new sequence.
+
+        With ``skip_special`` False control tokens appear by their names, neighbours with a space
+        between them if ``spaces_between_special``.
+        """
+        plain = _ByteDetokenizer(self) if self.byte_level else _WindowDetokenizer(self._tokenizer, self)
+        return plain if skip_special else _ShowingDetokenizer(plain, self, spaces_between_special)
 
     def _look_up(self, token_id: int) -> bytes:
         token = None if token_id in self._special_ids else self._tokenizer.id_to_token(token_id)
         if token is None:
             return b""
+        if not self.byte_level:
+            if _BYTE_TOKEN.fullmatch(token):
+                return bytes([int(token[3:5], 16)])
+            return token.replace(METASPACE, " ").encode()
         try:
             return bytes([self._alphabet[character] for character in token])
         except KeyError:  # an added token holds plain text, such as one with a space
@@ -112,6 +133,28 @@ class _WindowDetokenizer:
         if text[seen:]:
             self._context, self._open = self._open, []
         return text[seen:]
+
+
+class _ShowingDetokenizer:
+    """Writes control tokens by their names between the texts of another detokenizer."""
+
+    def __init__(self, plain: Detokenizer, token_bytes: TokenBytes, spaces: bool) -> None:
+        self._plain = plain
+        self._token_bytes = token_bytes
+        self._spaces = spaces
+        self._after_special = False
+
+    def push(self, token_id: int) -> str:
+        if not self._token_bytes.is_special(token_id):
+            self._after_special = False
+            return self._plain.push(token_id)
+        name = self._token_bytes.name(token_id)
+        text = self._plain.flush() + (" " + name if self._after_special and self._spaces else name)
+        self._after_special = True
+        return text
+
+    def flush(self) -> str:
+        return self._plain.flush()
 
 
 def _is_byte_level(tokenizer: tokenizers.Tokenizer) -> bool:

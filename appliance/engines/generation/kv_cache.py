@@ -51,10 +51,10 @@ class KvCache:
         """Return where ``row`` starts in each of ``tensors``."""
         return [address + row * self.row_bytes for address in self._addresses]
 
-    def copy(self, source: int, target: int, tokens: int) -> None:
-        """Copy the first ``tokens`` positions of row ``source`` over those of ``target``."""
+    def copy(self, source: int, target: int, tokens: int, first: int = 0) -> None:
+        """Copy the positions from ``first`` up to ``tokens`` of row ``source`` over those of ``target``."""
         for tensor in self.tensors:
-            tensor[target, :, :tokens] = tensor[source, :, :tokens]
+            tensor[target, :, first:tokens] = tensor[source, :, first:tokens]
 
     def swap(self, one: int, other: int, one_tokens: int, other_tokens: int) -> None:
         """Exchange two rows: the first ``one_tokens`` positions of ``one`` and ``other_tokens`` of ``other``."""
@@ -62,15 +62,15 @@ class KvCache:
             kept = tensor[one, :, :one_tokens].copy()
             tensor[one, :, :other_tokens] = tensor[other, :, :other_tokens]
             tensor[other, :, :one_tokens] = kept
-        self._release(one, other_tokens, one_tokens)
-        self._release(other, one_tokens, other_tokens)
+        self.trim(one, other_tokens, one_tokens)
+        self.trim(other, one_tokens, other_tokens)
 
     def clear(self, row: int) -> None:
         """Give the memory of ``row`` back to the system; its content is then zeros."""
         for memory in self._maps:
             memory.madvise(mmap.MADV_DONTNEED, row * self.row_bytes, self.row_bytes)
 
-    def _release(self, row: int, first: int, end: int) -> None:
+    def trim(self, row: int, first: int, end: int) -> None:
         """Give back the pages of ``row`` that hold nothing but positions from ``first`` up to ``end``."""
         kv_heads, capacity, head_dim = self.row_shape
         position_bytes = head_dim * FLOAT32_BYTES

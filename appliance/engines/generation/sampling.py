@@ -1,4 +1,4 @@
-"""Drawing the next token from one row of logits, in the order temperature, top-k, top-p, draw.
+"""Drawing the next token from one row of logits, in the order temperature, top-k, top-p, min-p, draw.
 
 The vocabulary is never sorted: top-k is a threshold found by partition, top-p a threshold found
 by halving the candidates, and the draw walks block sums instead of a full cumulative sum.
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from appliance.engines.errors import EngineError
-from appliance.engines.generation.contract import Sampling
+from appliance.engines.generation.contract import Logits, Sampling
 
 GREEDY_BELOW = 1e-5
 # Below this many candidates a sort costs less than another halving.
@@ -21,7 +21,6 @@ DRAW_BLOCK = 256
 # Weights relative to the best token's, tried first when looking for the nucleus.
 LIKELY_FLOORS = (0.05, 0.001)
 
-Logits = NDArray[np.float32]
 TokenIds = NDArray[np.intp]
 Weights = NDArray[np.float32]
 
@@ -66,6 +65,11 @@ def candidates(logits: Logits, sampling: Sampling, best: int) -> tuple[TokenIds 
     np.exp(weights, out=weights)
     if sampling.top_p < 1.0:
         kept = _nucleus(weights, sampling.top_p)
+        token_ids = kept if token_ids is None else token_ids[kept]
+        weights = weights[kept]
+    if sampling.min_p > 0.0:
+        # Weights are relative to the best token's, and so is this threshold.
+        kept = np.flatnonzero(weights >= np.float32(sampling.min_p))
         token_ids = kept if token_ids is None else token_ids[kept]
         weights = weights[kept]
     return token_ids, weights

@@ -7,31 +7,36 @@ class StopMatcher:
     """Finds the first stop string in text that arrives in pieces.
 
     ``stops`` are non-empty. Text that could still become part of a stop string is held back: the
-    longest suffix that is a proper prefix of some stop string, nothing more.
+    longest suffix that is a proper prefix of some stop string, nothing more. With ``included`` the
+    text ends behind the stop string instead of before it.
     """
 
-    def __init__(self, stops: tuple[str, ...]) -> None:
+    def __init__(self, stops: tuple[str, ...], *, included: bool = False) -> None:
         self._stops = stops
+        self._included = included
         self._longest = max(map(len, stops), default=0)
         self._first_characters = {stop[0] for stop in stops}
         self._held = ""
 
-    def push(self, piece: str) -> tuple[str, str | None]:
+    def push(self, piece: str, *, search: bool = True) -> tuple[str, str | None]:
         """Take the next piece; return the text that is now final, and the stop string that matched.
 
         Of several in the text the one that starts first matches, then the first in request order;
-        the text ends before it, and what follows is dropped.
+        what follows it is dropped. Without ``search`` nothing matches in this piece.
         """
         if not self._stops:
             return piece, None
         text = self._held + piece
         matches = [
-            (start, order) for order, stop in enumerate(self._stops) if (start := text.find(stop)) >= 0
+            (start, order)
+            for order, stop in enumerate(self._stops)
+            if search and (start := text.find(stop)) >= 0
         ]
         if matches:
             start, order = min(matches)
+            stop = self._stops[order]
             self._held = ""
-            return text[:start], self._stops[order]
+            return text[: start + len(stop)] if self._included else text[:start], stop
         held_from = self._unfinished(text)
         self._held = text[held_from:]
         return text[:held_from], None

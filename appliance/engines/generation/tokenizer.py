@@ -36,16 +36,19 @@ class Tokenizer:
         self.max_characters = context_length * CHARACTERS_PER_TOKEN
         added = self._plain.get_added_tokens_decoder()
         self._control_ids = {token.content: token_id for token_id, token in added.items() if token.special}
+        self._added_ids = {token.content: token_id for token_id, token in added.items()}
         self.control_tokens = ControlTokens(self._control_ids)
         self.token_bytes = TokenBytes(self._plain)
         self.vocab_size: int = self._plain.get_vocab_size(with_added_tokens=True)
 
-    def encode(self, text: str, add_special_tokens: bool) -> list[int]:
-        """Return the ids of ``text``; control tokens spelled in it are control tokens.
+    def encode(self, text: str, add_special_tokens: bool, *, literal: bool = False) -> list[int]:
+        """Return the ids of ``text``; control tokens spelled in it are control tokens, unless ``literal``.
 
         Raises InputRefusedError (code ``context_length_exceeded``) when it is far too long to fit.
         """
-        return self._encode(self._plain, self._checked(text), add_special_tokens)
+        return self._encode(
+            self._literal if literal else self._plain, self._checked(text), add_special_tokens
+        )
 
     def encode_rendered(self, text: str, marker: str) -> list[int]:
         """Return the ids of a rendered chat template in which ``marker`` breaks the user's control tokens.
@@ -66,13 +69,24 @@ class Tokenizer:
                 ids += self._encode(self._literal, part.replace(marker, ""), add_special_tokens=False)
         return ids
 
+    @functools.cached_property
+    def special_prefix(self) -> list[int]:
+        """The tokens that encoding with special tokens puts before a text."""
+        return self._encode(self._plain, "", add_special_tokens=True)
+
+    def added_token_id(self, text: str) -> int | None:
+        """Return the id of the added token that is spelled ``text``, special or not."""
+        return self._added_ids.get(text)
+
     def decode(self, ids: list[int], *, skip_special_tokens: bool = True) -> str:
         """Return the text of ``ids``; ids outside the vocabulary have none."""
         return str(self._plain.decode(ids, skip_special_tokens=skip_special_tokens))
 
-    def detokenizer(self) -> Detokenizer:
-        """Return the incremental detokenizer of a new sequence."""
-        return self.token_bytes.detokenizer()
+    def detokenizer(self, *, skip_special: bool = True, spaces_between_special: bool = True) -> Detokenizer:
+        """Return the incremental detokenizer of a new sequence (see ``TokenBytes.detokenizer``)."""
+        return self.token_bytes.detokenizer(
+            skip_special=skip_special, spaces_between_special=spaces_between_special
+        )
 
     @functools.cached_property
     def _literal(self) -> tokenizers.Tokenizer:

@@ -1,0 +1,64 @@
+"""From a conversation to the token ids of its prompt."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from appliance.engines.errors import InputRefusedError
+from appliance.engines.generation.chat_template import ChatTemplate
+from appliance.engines.generation.control_tokens import choose_marker
+from appliance.engines.generation.tokenizer import Tokenizer
+
+
+class Conversation(msgspec.Struct, frozen=True, kw_only=True):
+    """What a chat template renders; all of it is JSON values from outside.
+
+    ``variables`` are further names for the template. ``continue_final_message`` leaves the last
+    message open, so that the answer goes on from it.
+    """
+
+    messages: list[dict[str, Any]]
+    tools: list[dict[str, Any]] | None = None
+    documents: list[Any] | None = None
+    variables: dict[str, Any] = {}
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+
+
+def chat_prompt(
+    template: ChatTemplate, tokenizer: Tokenizer, conversation: Conversation, *, add_special_tokens: bool
+) -> list[int]:
+    """Render ``conversation`` and return its token ids; control tokens spelled in it stay text.
+
+    ``add_special_tokens`` puts the tokenizer's own special tokens on top of the template's. Raises
+    InputRefusedError when the template refuses the conversation, or its text is far too long.
+    """
+    given = [conversation.messages, conversation.tools, conversation.documents, conversation.variables]
+    marker = choose_marker(given)
+    messages, tools, documents, variables = tokenizer.control_tokens.protect(given, marker)
+    rendered = template.render(
+        messages,
+        tools=tools,
+        documents=documents,
+        variables=variables,
+        add_generation_prompt=conversation.add_generation_prompt,
+        max_characters=tokenizer.max_characters,
+    )
+    if conversation.continue_final_message:
+        rendered = _left_open(rendered, messages[-1].get("content"))
+    ids = tokenizer.encode_rendered(rendered, marker)
+    return [*tokenizer.special_prefix, *ids] if add_special_tokens else ids
+
+
+def _left_open(rendered: str, content: Any) -> str:
+    """Cut what the template wrote behind the last message's content."""
+    text = content.strip() if isinstance(content, str) else ""
+    place = rendered.rfind(text) if text else -1
+    if place < 0:
+        raise InputRefusedError(
+            "continue_final_message needs a last message with text that the chat template writes as it is.",
+            param="continue_final_message",
+        )
+    return rendered[: place + len(text)]
