@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from appliance.errors import ApplianceError
+from appliance.gateway.errors import ModelNotFoundError
 
 # The flat error words of vLLM-era clients, by status.
 FLAT_TYPES = {
@@ -27,18 +28,47 @@ FLAT_TYPES = {
 
 
 class Dialect(msgspec.Struct, frozen=True, kw_only=True):
-    """The points where a mount has its own way."""
+    """The points where a mount has its own way; the defaults are the union's."""
 
     name: str
     prefix: str
     # None = the box's configured default.
     chat_temperature: float | None = None
-    # Fields that this API's clients do not know and that are refused there.
-    refused_fields: frozenset[str] = frozenset()
+    # The most choices (n, best_of) of one request.
+    max_choices: int = 128
+    # Whether several choices at temperature 0, which are all the same, are answered.
+    greedy_choices: bool = True
+    # What an absent ``tool_choice`` means when there are tools.
+    default_tool_choice: Literal["auto", "none"] = "auto"
+    # Whether ``tool_choice`` may only be "none" or name a tool.
+    named_tools_only: bool = False
+    # Whether ``tool_choice`` may be the bare name of one of the tools.
+    bare_tool_names: bool = False
+    # What ``content`` is beside the call of a tool that ``tool_choice`` named.
+    named_tool_content: str | None = None
+    # Whether ``response_format`` may be a JSON schema.
+    json_schema: bool = True
+    # What a request that names an unknown model is answered; the text's fields are {name} and {available}.
+    unknown_model_status: int = 404
+    unknown_model_text: str = "The model `{name}` does not exist."
+    # Whether transcriptions are always CompactifAI's JSON, whatever else the form asks for.
+    plain_transcriptions: bool = False
     # Keys of a model card; None = all that the union knows.
     card_keys: frozenset[str] | None = None
     # Statuses that carry a top-level ``detail`` beside the error object.
     detail_statuses: frozenset[int] = frozenset({401, 403, 404, 422})
+
+    @property
+    def platform(self) -> str:
+        """The path before the version: what the API's clients take for the server's root."""
+        return self.prefix.removesuffix("/v1")
+
+    def unknown_model(self, error: ModelNotFoundError) -> ApplianceError:
+        """Return what the mount answers to a request that names a model it does not have."""
+        text = self.unknown_model_text.format(name=error.name, available=", ".join(error.available))
+        return ApplianceError(
+            text, status=self.unknown_model_status, type=error.type, code=error.code, param=error.param
+        )
 
     def error_body(self, error: ApplianceError, detail: Any = None) -> dict[str, Any]:
         """Return the body of an error: OpenAI's object, its flat copy, and ``detail`` where clients read it."""
@@ -61,4 +91,34 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
         return {key: value for key, value in card.items() if key in self.card_keys}
 
 
+# The card of the chat contract (its section 17), without what only OpenGateLLM's clients read.
+CHAT_CARD = frozenset(
+    {
+        *("id", "object", "created", "owned_by", "parameters_number", "capabilities"),
+        *("root", "parent", "max_model_len", "permission"),
+    }
+)
+
 UNION = Dialect(name="union", prefix="/v1")
+COMPRESSA = Dialect(
+    name="compressa",
+    prefix="/compressa/v1",
+    chat_temperature=0.7,
+    greedy_choices=False,
+    default_tool_choice="none",
+    named_tools_only=True,
+    named_tool_content="",
+    json_schema=False,
+    card_keys=CHAT_CARD,
+)
+COMPACTIFAI = Dialect(
+    name="compactifai",
+    prefix="/compactifai/v1",
+    chat_temperature=1.0,
+    max_choices=1,
+    bare_tool_names=True,
+    unknown_model_status=400,
+    unknown_model_text="Invalid request: Model '{name}' not found; available: [{available}]",
+    plain_transcriptions=True,
+    card_keys=CHAT_CARD,
+)

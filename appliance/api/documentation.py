@@ -13,7 +13,7 @@ from litestar.openapi import OpenAPIConfig
 from litestar.openapi.spec import Components, SecurityScheme
 
 from appliance import __version__
-from appliance.api.operations import describe_bodies
+from appliance.api.operations import describe_bodies, describe_mounts
 
 # What the page needs of the bundle; its own start page would load a sample from the internet.
 ASSETS = {
@@ -58,7 +58,8 @@ def openapi_config() -> OpenAPIConfig:
     return OpenAPIConfig(
         title="appliance",
         version=__version__,
-        description="Chat, completions, embeddings, reranking and transcription, on this box.",
+        description="Chat, completions, embeddings, reranking and transcription, on this box. "
+        "/v1 serves the union of all APIs; /compressa/v1 and /compactifai/v1 keep to the letter of theirs.",
         components=Components(
             security_schemes={"key": SecurityScheme(type="http", scheme="bearer")},
         ),
@@ -76,6 +77,7 @@ async def openapi_document(request: Request[Any, Any, State]) -> Response[bytes]
     state = request.app.state
     if "openapi_document" not in state:
         document = describe_bodies(request.app.openapi_schema.to_schema())
+        document = describe_mounts(document, request.app.routes)
         state["openapi_document"] = msgspec.json.encode(document)
     return Response(state["openapi_document"], media_type="application/json")
 

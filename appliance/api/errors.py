@@ -11,6 +11,7 @@ from litestar.exceptions import HTTPException
 
 from appliance.api.dialect import UNION, Dialect
 from appliance.errors import ApplianceError
+from appliance.gateway.errors import ModelNotFoundError
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +53,16 @@ def error_response(request: Request[Any, Any, Any], error: ApplianceError) -> Re
     """Answer with an error of ours, in the mount's shape; an internal one goes to the log too."""
     if error.status >= 500 and error.status != 503:
         log.error("%s %s failed: %s", request.method, request.url.path, error, exc_info=error)
+    if isinstance(error, ModelNotFoundError):
+        error = _unknown_model(request, error)
     return _shaped(request, error)
+
+
+def _unknown_model(request: Request[Any, Any, Any], error: ModelNotFoundError) -> ApplianceError:
+    if request.method == "POST":
+        return dialect_of(request).unknown_model(error)
+    error.type = "not_found_error"  # the model is what was asked for, not a field of the request
+    return error
 
 
 def _shaped(request: Request[Any, Any, Any], error: ApplianceError) -> Response[bytes]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from litestar import Router
 from litestar.types import ControllerRouterHandler
 
-from appliance.api.dialect import UNION, Dialect
+from appliance.api.dialect import COMPACTIFAI, COMPRESSA, UNION, Dialect
 from appliance.api.documentation import (
     documentation,
     documentation_asset,
     documentation_start,
     openapi_document,
 )
+from appliance.api.monitoring.hardware import gpu_info
 from appliance.api.monitoring.health import health, healthcheck, ready, version
 from appliance.api.monitoring.metrics import metrics
 from appliance.api.openai.audio import transcriptions
@@ -20,6 +21,8 @@ from appliance.api.openai.completions import completions
 from appliance.api.openai.embeddings import embeddings
 from appliance.api.openai.models import get_model, list_models
 from appliance.api.openai.rerank import rerank
+from appliance.api.openai.rerank_families import cohere_rerank, rerank_texts
+from appliance.api.openai.tokenization import detokenize, tokenize, tokenizer_info
 from appliance.config import Settings
 
 # Open to all; everything else needs a key (authentication.require_key).
@@ -34,26 +37,70 @@ PUBLIC: list[ControllerRouterHandler] = [
     documentation_asset,
 ]
 
-MODELS: list[ControllerRouterHandler] = [
+# Every API's model list and text generation.
+GENERATION: list[ControllerRouterHandler] = [
     list_models,
     get_model,
     chat_completions,
     completions,
+]
+
+ENCODING: list[ControllerRouterHandler] = [
     embeddings,
     rerank,
 ]
 
-UPLOADS: list[ControllerRouterHandler] = [
+AUDIO: list[ControllerRouterHandler] = [
     transcriptions,
+]
+
+# What clients of vLLM look for at the server's root.
+SERVER: list[ControllerRouterHandler] = [
+    tokenize,
+    detokenize,
+    tokenizer_info,
+    gpu_info,
+]
+
+# Paths of their own in other families of rerank clients.
+RERANK_FAMILIES: list[ControllerRouterHandler] = [
+    rerank_texts,
+    cohere_rerank,
 ]
 
 
 def routes(settings: Settings) -> list[ControllerRouterHandler]:
-    """Return all routes: the open ones, the metrics, and one mount per dialect."""
-    return [*PUBLIC, metrics, mount(UNION, settings)]
+    """Return all routes: the open ones, those at the root, and one mount per dialect."""
+    return [
+        *PUBLIC,
+        metrics,
+        *SERVER,
+        *RERANK_FAMILIES,
+        mount(UNION, [*GENERATION, *ENCODING], AUDIO, settings),
+        mount(COMPRESSA, [*GENERATION, *ENCODING], [], settings),
+        mount(COMPACTIFAI, GENERATION, AUDIO, settings),
+        # Compressa's clients look for the server's own routes above the mount.
+        Router(
+            path=COMPRESSA.platform,
+            route_handlers=SERVER,
+            opt={"dialect": COMPRESSA},
+            include_in_schema=False,
+        ),
+    ]
 
 
-def mount(dialect: Dialect, settings: Settings) -> Router:
-    """Return the model routes under a dialect's prefix; uploads have their own size limit."""
-    uploads = Router(path="/", route_handlers=UPLOADS, request_max_body_size=settings.max_upload_bytes)
-    return Router(path=dialect.prefix, route_handlers=[*MODELS, uploads], opt={"dialect": dialect})
+def mount(
+    dialect: Dialect,
+    handlers: list[ControllerRouterHandler],
+    uploads: list[ControllerRouterHandler],
+    settings: Settings,
+) -> Router:
+    """Return an API's routes under its dialect's prefix; uploads have their own size limit."""
+    inner = Router(path="/", route_handlers=uploads, request_max_body_size=settings.max_upload_bytes)
+    return Router(
+        path=dialect.prefix,
+        route_handlers=[*handlers, inner] if uploads else handlers,
+        opt={"dialect": dialect},
+        # The strict mounts have the same operations; operations.describe_mounts adds them to the document.
+        include_in_schema=dialect is UNION,
+    )

@@ -99,7 +99,7 @@ class Catalog:
         """Return the model of that name. Raises ModelNotFoundError."""
         model = self._models.get(name)
         if model is None:
-            raise ModelNotFoundError(name)
+            raise ModelNotFoundError(name, sorted(self._models))
         return model
 
     def default(self, task: Task) -> ServedModel:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from appliance.errors import ApplianceError, OverloadedError
 
+# Errors repeat the name that was asked for; no pack has one of this length.
+LONGEST_NAME = 100
+
 
 class ModelNotFoundError(ApplianceError):
-    """No installed pack serves under this name."""
+    """No installed pack serves under ``name``; those in ``available`` do. Each API says it in its own words."""
 
     status = 404
     type = "invalid_request_error"
     code = "model_not_found"
 
-    def __init__(self, name: str) -> None:
-        super().__init__(f"The model `{name}` does not exist.", param="model")
+    def __init__(self, name: str, available: list[str]) -> None:
+        self.name = name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
+        self.available = available
+        super().__init__(f"The model `{self.name}` does not exist.", param="model")
 
 
 class WrongTaskError(ApplianceError):

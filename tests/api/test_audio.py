@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import socket
+import wave
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,11 @@ def jfk() -> Path:
     return jfk_wav()
 
 
-def transcribe(service: Service, audio: bytes, **fields: Any) -> httpx.Response:
+def transcribe(service: Service, audio: bytes, mount: str = "/v1", **fields: Any) -> httpx.Response:
     files: list[tuple[str, Any]] = [("file", ("speech.wav", audio, "audio/wav"))]
     form: dict[str, Any] = {"model": SPEECH, **fields}
     with service.http as http:
-        return http.post("/v1/audio/transcriptions", data=form, files=files)
+        return http.post(f"{mount}/audio/transcriptions", data=form, files=files)
 
 
 def words(text: str) -> list[str]:
@@ -149,6 +150,95 @@ def test_a_form_that_is_none_is_a_400(service: Service) -> None:
         ):
             response = http.post("/v1/audio/transcriptions", content=content, headers={"Content-Type": kind})
             assert response.status_code == 400, (content, kind, response.text)
+
+
+COMPACTIFAI = "/compactifai/v1"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"response_format": "json"},
+        {"response_format": "text"},
+        {"response_format": "srt"},
+        {"response_format": "vtt"},
+        {"response_format": "verbose_json", "timestamp_granularities[]": ["word", "segment"]},
+        {"stream": "true", "include[]": "logprobs", "chunking_strategy": "auto"},
+        {"stream": "perhaps", "timestamp_granularities[]": "letter", "chunking_strategy": "{"},
+        {"language": ""},
+    ],
+)
+def test_compactifai_answers_its_json_whatever_the_form_says(
+    service: Service, jfk: Path, fields: dict[str, Any]
+) -> None:
+    response = transcribe(service, jfk.read_bytes(), COMPACTIFAI, **fields)
+    body = response.json()
+
+    assert response.status_code == 200, response.text
+    assert response.headers["content-type"] == "application/json"
+    assert set(body) == {"task", "language", "duration", "text", "segments"}
+    assert (body["task"], body["language"]) == ("transcribe", "en")
+    assert 10.5 < body["duration"] < 11.5
+    assert words(body["text"]) == JFK_WORDS
+    for segment in body["segments"]:
+        assert set(segment) == {
+            *("id", "start", "end", "text", "temperature", "avg_logprob", "no_speech_prob"),
+        }
+        assert segment["text"] == segment["text"].strip()
+        assert segment["start"] <= segment["end"] <= body["duration"]
+    assert words(" ".join(segment["text"] for segment in body["segments"])) == JFK_WORDS
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"response_format": "docx"},
+        {"temperature": "1.5"},
+        {"language": "klingon"},
+        {"model": CHAT},
+        {"model": "nope"},
+    ],
+)
+def test_compactifai_refuses_what_is_out_of_bounds(
+    service: Service, jfk: Path, fields: dict[str, str]
+) -> None:
+    response = transcribe(service, jfk.read_bytes(), COMPACTIFAI, **fields)
+
+    assert response.status_code == 400, response.text
+    assert response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(("mount", "status"), [("/v1", 400), (COMPACTIFAI, 422)])
+def test_what_is_missing_is_named_in_the_way_of_the_api(
+    service: Service, jfk: Path, mount: str, status: int
+) -> None:
+    file = {"file": ("a.wav", jfk.read_bytes())}
+    none = {"prompt": (None, "x")}
+    with service.http as http:
+        for fields, missing in (
+            ({**file}, ["model"]),
+            ({"model": (None, SPEECH)}, ["file"]),
+            ({**none}, ["file", "model"]),
+        ):
+            response = http.post(f"{mount}/audio/transcriptions", files=fields)
+            assert response.status_code == status, response.text
+            assert response.json()["error"]["param"] == missing[0]
+            if status == 422:
+                assert response.json()["detail"] == [
+                    {"loc": ["body", name], "msg": "Field required", "type": "missing"} for name in missing
+                ]
+
+
+def test_compactifai_hears_nothing_in_silence(service: Service) -> None:
+    silence = io.BytesIO()
+    with wave.open(silence, "wb") as file:
+        file.setparams((1, 2, 16_000, 0, "NONE", ""))
+        file.writeframes(bytes(2 * 16_000))
+    body = transcribe(service, silence.getvalue(), COMPACTIFAI).json()
+
+    assert (body["text"], body["segments"]) == ("", [])
+    assert body["duration"] == pytest.approx(1.0)
 
 
 def test_an_upload_leaves_nothing_in_the_spool(service: Service, jfk: Path) -> None:

@@ -75,8 +75,55 @@ def test_truncation_keeps_the_last_tokens_and_only_when_asked(service: Service) 
     assert refused.status_code == 400
     assert refused.json()["error"]["code"] == "context_length_exceeded"
     assert "maximum context length is 512 tokens" in refused.json()["error"]["message"]
+    assert refused.json()["error"]["message"] == (
+        "This model's maximum context length is 512 tokens. However, you requested 3002 tokens in the input for "
+        "embedding generation. Please reduce the length of the input."
+    )
     assert embed(service, input=long, truncate_prompt_tokens=-1).json()["usage"]["prompt_tokens"] == 512
     assert embed(service, input=long, truncate_prompt_tokens=7).json()["usage"]["prompt_tokens"] == 7
+
+
+@pytest.mark.parametrize("length", [100, 3000, 200_000])
+def test_a_truncated_text_is_its_end_between_the_special_tokens(service: Service, length: int) -> None:
+    end = "the quick brown fox jumps"
+    cut = embed(service, input=["word " * length + end, end, "short"], truncate_prompt_tokens=7)
+
+    assert cut.json()["usage"]["prompt_tokens"] == 7 + 7 + 3
+    first, second, _ = vectors(cut)
+    assert np.allclose(first, second, atol=1e-3)
+    assert np.allclose(second, vectors(embed(service, input=end))[0], atol=1e-3)
+
+
+def test_fewer_tokens_than_the_special_ones_are_kept_too(service: Service) -> None:
+    for keep in (1, 2):
+        response = embed(service, input="a long text of words", truncate_prompt_tokens=keep)
+        assert response.json()["usage"]["prompt_tokens"] == keep
+
+
+def test_truncated_token_arrays_keep_their_last_ids(service: Service) -> None:
+    ids = [101, *range(2000, 2600), 102]
+    cut = embed(service, input=[ids, ids * 10], truncate_prompt_tokens=5)
+
+    assert cut.json()["usage"]["prompt_tokens"] == 10
+    assert np.array_equal(vectors(cut)[0], vectors(embed(service, input=ids[-5:]))[0])
+
+
+@pytest.mark.parametrize("value", ["word " * 200_000, [1] * 513, [1] * 100_000, [[1], [2] * 513]])
+def test_what_is_too_long_is_refused_in_the_words_that_clients_look_for(service: Service, value: Any) -> None:
+    response = embed(service, input=value)
+
+    assert response.status_code == 400
+    assert response.json()["error"]["code"] == "context_length_exceeded"
+    assert response.json()["error"]["param"] == "input"
+    message = response.json()["message"]
+    assert message.startswith("This model's maximum context length is 512 tokens. However, you requested ")
+    assert message.endswith(" in the input for embedding generation. Please reduce the length of the input.")
+
+
+def test_as_many_inputs_as_the_api_allows(service: Service) -> None:
+    response = embed(service, input=[[101, 102]] * 2048, dimensions=1)
+
+    assert [item["index"] for item in response.json()["data"]] == list(range(2048))
 
 
 @pytest.mark.parametrize(
@@ -106,7 +153,22 @@ def test_what_is_wrong_is_a_400(service: Service, fields: dict[str, Any]) -> Non
     assert response.json()["error"]["message"]
 
 
-def test_extra_fields_and_nulls_are_ignored(service: Service) -> None:
-    fields = {"user": "u", "additional_data": {"a": 1}, "dimensions": None, "encoding_format": None}
+@pytest.mark.parametrize("value", ["x", 5, [1], {"a": {}}, False, None])
+def test_extra_fields_are_ignored_whatever_their_type_and_nulls_are_defaults(
+    service: Service, value: Any
+) -> None:
+    names = ("user", "additional_data", "input_type", "task", "prompt_name", "instruction", "priority")
+    fields = dict.fromkeys(names, value) | {"dimensions": None, "encoding_format": None}
 
-    assert embed(service, **fields).status_code == 200
+    assert np.array_equal(vectors(embed(service, **fields)), vectors(embed(service)))
+
+
+def test_numbers_may_be_written_as_text(service: Service) -> None:
+    assert vectors(embed(service, dimensions="8", truncate_prompt_tokens=5.0)).shape == (3, 8)
+
+
+def test_ids_of_another_tokenizer_never_break_it(service: Service) -> None:
+    # Clients that count with cl100k send its ids: valid here or not, but never an error of ours.
+    for ids in ([9906, 11, 1917], [100_256, 3], [2**70], [-1]):
+        response = embed(service, input=[ids], encoding_format="base64")
+        assert response.status_code == (200 if max(ids) < 30_522 and min(ids) >= 0 else 400)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import httpx
 import openai
@@ -11,6 +12,7 @@ from openai import OpenAI
 
 from appliance import __version__
 from appliance.api.openai.models import parameters_number
+from tests.samples.speech import jfk_wav
 from tests.service import CHAT, EMBEDDING, RERANK, SPEECH, Service
 
 
@@ -32,6 +34,32 @@ def test_a_card_has_the_fields_of_every_api(service: Service) -> None:
     assert card["permission"][0]["object"] == "model_permission"
     assert cards[SPEECH]["capabilities"]["supports_audio"] is True
     assert not any(other["capabilities"]["supports_image"] for other in cards.values())
+
+
+def test_what_a_card_promises_is_what_the_routes_do(service: Service) -> None:
+    tool = {"type": "function", "function": {"name": "now", "parameters": {"type": "object"}}}
+    chat = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
+    picture = [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}]
+    with service.http as http:
+
+        def taken(model: str, **fields: Any) -> bool:
+            response = http.post("/v1/chat/completions", json={"model": model, **chat, **fields})
+            assert response.status_code in (200, 400), response.text
+            return response.status_code == 200
+
+        for card in http.get("/v1/models").json()["data"]:
+            model, able = card["id"], card["capabilities"]
+            assert taken(model) == able["support_chat_completion"] == (model == CHAT)
+            assert taken(model, tools=[tool], tool_choice="auto") == able["supports_function_calling"]
+            assert taken(model, messages=[{"role": "user", "content": picture}]) == able["supports_image"]
+            heard = http.post(
+                "/v1/audio/transcriptions",
+                data={"model": model},
+                files={"file": ("a.wav", jfk_wav().read_bytes())},
+            )
+            assert (heard.status_code == 200) == able["supports_audio"] == (model == SPEECH)
+            if not able["supports_audio"]:
+                assert f"The model `{model}` does not support transcription." in heard.json()["message"]
 
 
 def test_an_unknown_model_is_404_also_with_a_slash(client: OpenAI, service: Service) -> None:

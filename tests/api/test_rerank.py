@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.service import RERANK, Service
+from tests.service import EMBEDDING, RERANK, Service
 
 QUERY = "How do plants make their food?"
 DOCUMENTS = [
@@ -17,9 +17,12 @@ DOCUMENTS = [
 ]
 
 
-def rerank(service: Service, **fields: Any) -> httpx.Response:
+COHERE = ["/v2/rerank", "/cohere/v1/rerank", "/cohere/v2/rerank"]
+
+
+def rerank(service: Service, path: str = "/v1/rerank", **fields: Any) -> httpx.Response:
     with service.http as http:
-        return http.post("/v1/rerank", json={"query": QUERY, "documents": DOCUMENTS, **fields})
+        return http.post(path, json={"query": QUERY, "documents": DOCUMENTS, **fields})
 
 
 def test_documents_are_sorted_by_relevance(service: Service) -> None:
@@ -60,6 +63,94 @@ def test_documents_may_be_objects_and_ties_keep_their_order(service: Service) ->
 
     assert [result["index"] for result in body["results"]] == [0, 1, 2]
     assert body["results"][0]["document"] == {"text": "same"}
+    assert body["meta"]["tokens"]["input_tokens"] == body["usage"]["prompt_tokens"]
+    assert "meta" not in rerank(service).json()
+
+
+def test_space_around_texts_does_not_count(service: Service) -> None:
+    bare = rerank(service, documents=["a" * 122_880]).json()
+    padded = rerank(service, query=f"\n {QUERY}\t", documents=["  " + "a" * 122_880 + "\n"])
+
+    assert padded.status_code == 200
+    assert padded.json()["results"] == bare["results"]
+
+
+def test_as_many_documents_as_the_api_allows(service: Service) -> None:
+    body = rerank(service, documents=["leaf"] * 2048, top_n=2048).json()
+
+    assert [result["index"] for result in body["results"]] == list(range(2048))
+
+
+@pytest.mark.parametrize("value", [1, "x", ["title"], {"a": None}, True, None])
+def test_other_apis_fields_are_ignored_whatever_their_type(service: Service, value: Any) -> None:
+    names = ("rank_fields", "max_tokens_per_doc", "max_chunks_per_doc", "truncate", "user", "priority")
+
+    for path in ("/v1/rerank", *COHERE):
+        assert rerank(service, path, **dict.fromkeys(names, value)).status_code == 200
+
+
+@pytest.mark.parametrize("path", COHERE)
+def test_cohere_clients_get_their_shape(service: Service, path: str) -> None:
+    plain = rerank(service, path, model=RERANK).json()
+    whole = rerank(service, path, return_documents=True, top_n=2, documents=[{"text": d} for d in DOCUMENTS])
+    expected = rerank(service).json()
+
+    assert set(plain) == {"id", "results", "meta"}
+    assert plain["results"] == [
+        {"index": result["index"], "relevance_score": result["relevance_score"]}
+        for result in expected["results"]
+    ]
+    assert plain["meta"]["api_version"] == {"version": "1" if "v1" in path else "2"}
+    assert plain["meta"]["tokens"]["input_tokens"] == expected["usage"]["prompt_tokens"]
+    assert [result["document"]["text"] for result in whole.json()["results"]] == [
+        DOCUMENTS[result["index"]] for result in expected["results"][:2]
+    ]
+
+
+def texts_reranked(service: Service, **fields: Any) -> httpx.Response:
+    with service.http as http:
+        return http.post("/rerank", json={"query": QUERY, "texts": DOCUMENTS, **fields})
+
+
+def test_tei_clients_get_their_list_at_the_root(service: Service) -> None:
+    expected = rerank(service).json()["results"]
+    plain = texts_reranked(service).json()
+    raw = texts_reranked(service, raw_scores=True, truncate=True, return_text=True).json()
+
+    assert plain == [{"index": result["index"], "score": result["relevance_score"]} for result in expected]
+    assert [item["text"] for item in raw] == [DOCUMENTS[item["index"]] for item in raw]
+    assert raw[0]["score"] == rerank(service, raw_scores=True).json()["results"][0]["relevance_score"]
+
+
+def test_documents_at_the_root_are_answered_as_under_v1(service: Service) -> None:
+    expected = rerank(service, return_documents=True).json()
+    found = rerank(service, "/rerank", return_documents=True).json()
+
+    assert set(found) == set(expected)
+    assert found["results"] == expected["results"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "location"),
+    [
+        ({}, ["body", "texts"]),
+        ({"texts": ["a"], "documents": ["b"]}, ["body", "texts"]),
+        ({"texts": []}, ["body", "texts"]),
+        ({"texts": ["a"] * 2049}, ["body", "texts"]),
+        ({"texts": ["a", "a" * 122_881]}, ["body", "texts", 1]),
+        ({"texts": "a"}, ["body", "texts"]),
+        ({"texts": ["b", {"text": "a"}]}, ["body", "texts", 1]),
+        ({"texts": ["a"], "return_text": "perhaps"}, ["body", "return_text"]),
+    ],
+)
+def test_a_wrong_field_at_the_root_is_a_422(
+    service: Service, fields: dict[str, Any], location: list[Any]
+) -> None:
+    with service.http as http:
+        response = http.post("/rerank", json={"query": QUERY, **fields})
+
+    assert response.status_code == 422, response.text
+    assert response.json()["detail"][0]["loc"] == location
 
 
 def test_documents_far_longer_than_the_context_are_scored(service: Service) -> None:
@@ -68,6 +159,7 @@ def test_documents_far_longer_than_the_context_are_scored(service: Service) -> N
     assert body.status_code == 200
 
 
+@pytest.mark.parametrize("path", ["/v1/rerank", "/compressa/v1/rerank", *COHERE])
 @pytest.mark.parametrize(
     "fields",
     [
@@ -78,12 +170,14 @@ def test_documents_far_longer_than_the_context_are_scored(service: Service) -> N
         {"query": None},
         {"documents": "a"},
         {"documents": [1]},
+        {"documents": [{"title": "a"}]},
+        {"documents": None},
         {"top_n": 0},
         {"top_n": "x"},
     ],
 )
-def test_a_wrong_field_is_a_422_with_a_list(service: Service, fields: dict[str, Any]) -> None:
-    response = rerank(service, **fields)
+def test_a_wrong_field_is_a_422_with_a_list(service: Service, path: str, fields: dict[str, Any]) -> None:
+    response = rerank(service, path, **fields)
 
     assert response.status_code == 422, response.text
     detail = response.json()["detail"]
@@ -92,5 +186,22 @@ def test_a_wrong_field_is_a_422_with_a_list(service: Service, fields: dict[str, 
     assert response.json()["error"]["message"]
 
 
-def test_an_unknown_model_is_404(service: Service) -> None:
-    assert rerank(service, model="nope").status_code == 404
+def test_a_missing_field_is_named(service: Service) -> None:
+    with service.http as http:
+        response = http.post("/v1/rerank", json={"query": QUERY})
+
+    assert response.status_code == 422
+    assert response.json()["detail"] == [
+        {"loc": ["body", "documents"], "msg": "Field required", "type": "missing"}
+    ]
+
+
+@pytest.mark.parametrize("path", ["/v1/rerank", "/rerank", *COHERE])
+def test_an_unknown_model_is_404_and_one_of_another_task_400(service: Service, path: str) -> None:
+    unknown = rerank(service, path, model="nope")
+    wrong = rerank(service, path, model=EMBEDDING)
+
+    assert unknown.status_code == 404
+    assert unknown.json()["detail"] == "The model `nope` does not exist."
+    assert wrong.status_code == 400
+    assert "does not support reranking" in wrong.json()["detail"]

@@ -13,7 +13,7 @@ from litestar.datastructures import State
 
 from appliance.api.dialect import Dialect
 from appliance.api.disconnect import at_end, until_disconnect
-from appliance.api.errors import dialect_of
+from appliance.api.errors import FieldError, UnprocessableError, dialect_of
 from appliance.api.event_stream import event_stream
 from appliance.api.form import Form, shown, uploaded_form
 from appliance.config import Settings
@@ -23,11 +23,12 @@ from appliance.engines.speech.languages import language_code
 from appliance.engines.speech.subtitles import srt, vtt
 from appliance.errors import InvalidRequestError
 from appliance.gateway.catalog import Catalog
-from appliance.gateway.errors import ModelNotFoundError
 from appliance.storage.spool import Spool, Upload
 
 FORMATS = ("json", "text", "verbose_json", "srt", "vtt")
 GRANULARITIES = ("segment", "word")
+# The language of a form that names none, where that does not mean to detect it.
+PLAIN_LANGUAGE = "en"
 
 AUDIO_FORM_SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -44,6 +45,8 @@ AUDIO_FORM_SCHEMA: dict[str, Any] = {
             "items": {"type": "string", "enum": list(GRANULARITIES)},
         },
         "stream": {"type": "boolean", "default": False},
+        "include[]": {"type": "array", "items": {"type": "string"}, "description": "accepted and ignored"},
+        "chunking_strategy": {"type": "string", "description": "accepted and ignored"},
     },
 }
 
@@ -68,17 +71,17 @@ async def transcriptions(request: Request[Any, Any, State]) -> Response[Any]:
     async with uploaded_form(
         request, spool, file_field="file", max_bytes=settings.max_upload_bytes
     ) as uploaded:
-        form = _checked(uploaded)
+        form = _checked_plain(uploaded) if dialect.plain_transcriptions else _checked(uploaded)
         engine = catalog.engine(catalog.find(form.model), SpeechEngine, "transcription")
         # The engine keeps a descriptor of its own while it works.
         transcription = engine.transcribe(form.file.descriptor(), form.options)
         at_end(request, transcription.cancel)
     if form.stream:
         return await _stream(request, transcription, dialect)
-    return await until_disconnect(request, _complete(transcription, form))
+    return await until_disconnect(request, _complete(transcription, form, dialect))
 
 
-async def _complete(transcription: Transcription, form: TranscriptionForm) -> Response[Any]:
+async def _complete(transcription: Transcription, form: TranscriptionForm, dialect: Dialect) -> Response[Any]:
     info = await transcription.info()
     segments = [segment async for segment in transcription]
     if form.response_format == "text":
@@ -87,7 +90,9 @@ async def _complete(transcription: Transcription, form: TranscriptionForm) -> Re
         return Response(srt(segments), media_type="application/x-subrip; charset=utf-8")
     if form.response_format == "vtt":
         return Response(vtt(segments), media_type="text/vtt; charset=utf-8")
-    body = transcription_body(info, segments, form)
+    body = _plain_body(info, segments, form)
+    if not dialect.plain_transcriptions:
+        body |= _additions(info, segments, form)
     return Response(msgspec.json.encode(body), media_type="application/json")
 
 
@@ -108,26 +113,33 @@ async def _events(transcription: Transcription, info: AudioInfo) -> AsyncGenerat
     yield {"type": "transcript.text.done", "text": _text(segments), "usage": _usage(info)}
 
 
-def transcription_body(info: AudioInfo, segments: list[Segment], form: TranscriptionForm) -> dict[str, Any]:
-    """Return the JSON answer: what OpenAI, CompactifAI and OpenGateLLM clients read, in one object."""
-    verbose = form.response_format == "verbose_json"
-    body: dict[str, Any] = {
+def _plain_body(info: AudioInfo, segments: list[Segment], form: TranscriptionForm) -> dict[str, Any]:
+    """Return the JSON answer as CompactifAI has it, which every other JSON form begins with."""
+    return {
         "task": form.options.task,
         "language": info.language,
         "duration": info.duration,
         "text": _text(segments),
-        "segments": [_segment(segment, verbose=verbose) for segment in segments],
+        "segments": [_segment(segment) for segment in segments],
+    }
+
+
+def _additions(info: AudioInfo, segments: list[Segment], form: TranscriptionForm) -> dict[str, Any]:
+    """Return what OpenAI's and OpenGateLLM's clients read beside it."""
+    added: dict[str, Any] = {
         "id": f"transcription-{uuid.uuid4().hex}",
         "model": form.model,
         "usage": _usage(info),
     }
-    if verbose and form.options.word_timestamps:
-        body["words"] = [word for segment in segments for word in segment.words or ()]
-    return body
+    if form.response_format == "verbose_json":
+        added["segments"] = [_segment(segment) | _details(segment) for segment in segments]
+        if form.options.word_timestamps:
+            added["words"] = [word for segment in segments for word in segment.words or ()]
+    return added
 
 
-def _segment(segment: Segment, *, verbose: bool) -> dict[str, Any]:
-    shown: dict[str, Any] = {
+def _segment(segment: Segment) -> dict[str, Any]:
+    return {
         "id": segment.id,
         "start": segment.start,
         "end": segment.end,
@@ -136,13 +148,14 @@ def _segment(segment: Segment, *, verbose: bool) -> dict[str, Any]:
         "avg_logprob": segment.avg_logprob,
         "no_speech_prob": segment.no_speech_prob,
     }
-    if verbose:
-        shown |= {
-            "seek": segment.seek,
-            "tokens": segment.tokens,
-            "compression_ratio": segment.compression_ratio,
-        }
-    return shown
+
+
+def _details(segment: Segment) -> dict[str, Any]:
+    return {
+        "seek": segment.seek,
+        "tokens": segment.tokens,
+        "compression_ratio": segment.compression_ratio,
+    }
 
 
 def _text(segments: list[Segment]) -> str:
@@ -166,7 +179,7 @@ def _checked(form: Form) -> TranscriptionForm:
         raise InvalidRequestError("`file` is missing: send the audio as a file of the form.", param="file")
     return TranscriptionForm(
         file=form.file,
-        model=_model(form.get("model") or ""),
+        model=_required_model(form),
         response_format=_choice(form.get("response_format") or "json", FORMATS, "response_format"),
         stream=_boolean(form.get("stream") or ""),
         options=TranscriptionOptions(
@@ -178,11 +191,35 @@ def _checked(form: Form) -> TranscriptionForm:
     )
 
 
-def _model(name: str) -> str:
+def _checked_plain(form: Form) -> TranscriptionForm:
+    """Check the form as CompactifAI does: the answer is its JSON whatever else is asked for.
+
+    Raises UnprocessableError for what is missing, InvalidRequestError for what is out of bounds.
+    """
+    file, model = form.file, form.get("model")
+    if file is None or not model:
+        missing = [name for name, value in (("file", file), ("model", model)) if not value]
+        raise UnprocessableError(
+            [FieldError(["body", name], "Field required", "missing") for name in missing]
+        )
+    _choice(form.get("response_format") or "json", FORMATS, "response_format")
+    return TranscriptionForm(
+        file=file,
+        model=model,
+        response_format="json",
+        stream=False,
+        options=TranscriptionOptions(
+            language=_language(form.get("language") or PLAIN_LANGUAGE),
+            prompt=form.get("prompt") or "",
+            temperature=_temperature(form.get("temperature") or ""),
+        ),
+    )
+
+
+def _required_model(form: Form) -> str:
+    name = form.get("model")
     if not name:
         raise InvalidRequestError("`model` is missing.", param="model")
-    if name != shown(name):  # no pack has such a long name; the catalog would repeat all of it
-        raise ModelNotFoundError(shown(name))
     return name
 
 

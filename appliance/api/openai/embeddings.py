@@ -25,12 +25,14 @@ MAX_INPUTS = 2048
 # Texts beyond these are refused before they are tokenised: no prose has so many characters to a token.
 CHARACTERS_PER_TOKEN = 256
 MAX_CHARACTERS = 16_000_000
+# Of a text that is to be cut, only so many characters a token are read.
+CUT_CHARACTERS_PER_TOKEN = 64
 # Encoding numbers as JSON holds the GIL: this many rows take some milliseconds.
 ROWS_AT_ONCE = 64
 
 
 class EmbeddingRequest(msgspec.Struct, kw_only=True):
-    """The body; §15 of the contract. ``user`` and ``additional_data`` are accepted and ignored."""
+    """The body; §15 of the contract. The fields from ``user`` on are accepted and ignored."""
 
     model: str
     input: str | list[Any]
@@ -39,6 +41,10 @@ class EmbeddingRequest(msgspec.Struct, kw_only=True):
     truncate_prompt_tokens: int | None = None
     user: Any = None
     additional_data: Any = None
+    input_type: Any = None
+    task: Any = None
+    prompt_name: Any = None
+    instruction: Any = None
 
 
 class EmbeddingList(msgspec.Struct, kw_only=True):
@@ -98,21 +104,22 @@ def _check(body: EmbeddingRequest, engine: EmbeddingEngine) -> None:
 
 
 async def _sequences(body: EmbeddingRequest, engine: EmbeddingEngine) -> list[list[int]]:
-    """Return the token ids of every input. Raises InvalidRequestError for empty or mixed input."""
-    texts, sequences = text_or_tokens(
-        body.input, "input", max_items=MAX_INPUTS, context_length=engine.context_length
-    )
+    """Return the token ids of every input. Raises InvalidRequestError for empty, mixed or too long input."""
+    context = engine.context_length
+    keep = context if body.truncate_prompt_tokens == -1 else body.truncate_prompt_tokens
+    # The last tokens are kept: of a list far beyond the context only its end is looked at.
+    value = body.input if keep is None else _last_items(body.input, context)
+    _check_token_counts(value, context)
+    texts, sequences = text_or_tokens(value, "input", max_items=MAX_INPUTS, context_length=context)
     count = len(texts) + len(sequences)
     if not count or not all(texts) or not all(sequences):
         raise InvalidRequestError("input must not be empty, nor hold an empty item.", param="input")
-    if texts:
-        _check_lengths(texts, engine.context_length)
-        sequences = await engine.tokenize(texts)
-    keep = body.truncate_prompt_tokens
-    if keep is not None:
-        limit = engine.context_length if keep == -1 else keep
-        sequences = [ids[-limit:] for ids in sequences]
-    return sequences
+    if not texts:
+        return sequences if keep is None else [ids[-keep:] for ids in sequences]
+    if keep is None:
+        _check_lengths(texts, context)
+        return await engine.tokenize(texts)
+    return await _last_tokens(texts, keep, engine)
 
 
 def _cut(vectors: np.ndarray, dimensions: int | None) -> np.ndarray:
@@ -124,13 +131,56 @@ def _cut(vectors: np.ndarray, dimensions: int | None) -> np.ndarray:
     return np.asarray(cut / np.maximum(norms, np.finfo(np.float32).tiny), dtype=np.float32)
 
 
-def _check_lengths(texts: list[str], context_length: int) -> None:
-    longest = max(map(len, texts))
-    if longest <= context_length * CHARACTERS_PER_TOKEN and sum(map(len, texts)) <= MAX_CHARACTERS:
+async def _last_tokens(texts: list[str], keep: int, engine: EmbeddingEngine) -> list[list[int]]:
+    """Return the last ``keep`` tokens of each text, special tokens counted and in their places.
+
+    A model reads its meaning off the special tokens, so they stay; the text loses its beginning. Only
+    the end of a long text is tokenised.
+    """
+    tails = [text[-keep * CUT_CHARACTERS_PER_TOKEN :] for text in texts]
+    _check_lengths(tails, engine.context_length)
+    empty, letter, *sequences = await engine.tokenize(["", "a", *tails])
+    before = 0
+    while before < len(empty) and letter[before] == empty[before]:
+        before += 1
+    if keep < len(empty):
+        return [empty[len(empty) - keep :] for _ in texts]
+    return [ids if len(ids) <= keep else ids[:before] + ids[len(ids) - keep + before :] for ids in sequences]
+
+
+def _last_items(value: str | list[Any], count: int) -> str | list[Any]:
+    """Return token lists cut to their last ``count`` items; anything else as it is."""
+    if isinstance(value, str) or not value:
+        return value
+    if type(value[0]) is int:
+        return value[-count:]
+    if len(value) > MAX_INPUTS:
+        return value
+    return [item[-count:] if isinstance(item, list) else item for item in value]
+
+
+def _check_token_counts(value: str | list[Any], context_length: int) -> None:
+    """Refuse a token list beyond the context, before anything looks at its items."""
+    if isinstance(value, str) or not value:
         return
-    raise InvalidRequestError(
-        f"This model's maximum context length is {context_length} tokens. However, your input holds far more text "
-        f"({longest} characters in one item). Please reduce the length of the input.",
+    lists = [value] if type(value[0]) is int else value[:MAX_INPUTS]
+    longest = max((len(item) for item in lists if isinstance(item, list)), default=0)
+    if longest > context_length:
+        raise _too_long(context_length, f"{longest} tokens")
+
+
+def _check_lengths(texts: list[str], context_length: int) -> None:
+    longest, total = max(map(len, texts)), sum(map(len, texts))
+    if longest > context_length * CHARACTERS_PER_TOKEN:
+        raise _too_long(context_length, f"a text of {longest} characters")
+    if total > MAX_CHARACTERS:
+        raise _too_long(context_length, f"{len(texts)} texts of {total} characters together")
+
+
+def _too_long(context_length: int, asked: str) -> InvalidRequestError:
+    return InvalidRequestError(
+        f"This model's maximum context length is {context_length} tokens. However, you requested {asked} in the input "
+        "for embedding generation. Please reduce the length of the input.",
         param="input",
         code="context_length_exceeded",
     )

@@ -11,7 +11,6 @@ from litestar.datastructures import State
 from appliance.api.dialect import Dialect
 from appliance.api.errors import dialect_of
 from appliance.gateway.catalog import Catalog, ServedModel
-from appliance.gateway.errors import ModelNotFoundError
 
 # The model types of OpenGateLLM's cards.
 TYPES = {
@@ -27,7 +26,9 @@ async def list_models(request: Request[Any, Any, State]) -> Response[bytes]:
     """List the models that this box serves."""
     catalog: Catalog = request.app.state.catalog
     dialect = dialect_of(request)
-    cards = [model_card(model, dialect) for model in catalog.models()]
+    # Clients that were told no name take the first model, and want one to chat with.
+    models = sorted(catalog.models(), key=lambda model: model.manifest.task != "chat")
+    cards = [model_card(model, dialect) for model in models]
     return Response(msgspec.json.encode({"object": "list", "data": cards}), media_type="application/json")
 
 
@@ -35,12 +36,7 @@ async def list_models(request: Request[Any, Any, State]) -> Response[bytes]:
 async def get_model(request: Request[Any, Any, State], model_id: str) -> Response[bytes]:
     """Describe one model."""
     catalog: Catalog = request.app.state.catalog
-    try:
-        model = catalog.find(model_id.removeprefix("/"))
-    except ModelNotFoundError as error:
-        error.type = "not_found_error"
-        raise
-    card = model_card(model, dialect_of(request))
+    card = model_card(catalog.find(model_id.removeprefix("/")), dialect_of(request))
     return Response(msgspec.json.encode(card), media_type="application/json")
 
 
@@ -64,17 +60,14 @@ def model_card(model: ServedModel, dialect: Dialect) -> dict[str, Any]:
             "capabilities": {
                 "supports_audio": manifest.task == "transcription",
                 "supports_image": False,
-                "supports_function_calling": tools and SERVES_TOOLS,
+                "supports_function_calling": tools,
+                "support_chat_completion": manifest.task == "chat",
             },
             "root": manifest.name,
             "parent": None,
             "permission": [_permission(manifest.name, manifest.created)],
         }
     )
-
-
-# Whether the chat route acts on ``tools``; cards must not promise what it refuses.
-SERVES_TOOLS = False
 
 
 def parameters_number(parameters: int) -> str:
