@@ -11,8 +11,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Generator
 from typing import TypeVar
 
-import msgspec
-
+from appliance.engines.generation.tool_events import EventLog, ToolEvent
 from appliance.engines.generation.tool_syntax import (
     ARGUMENT_MEMBERS,
     IGNORED_MEMBERS,
@@ -26,35 +25,6 @@ _MEMBERS = ARGUMENT_MEMBERS | IGNORED_MEMBERS | {"name"}
 T = TypeVar("T")
 # A step of the coroutine: it yields for a character, and returns what it found.
 Step = Generator[None, str, T]
-
-
-class Content(msgspec.Struct, frozen=True):
-    """Text of the answer."""
-
-    text: str
-
-
-class CallBegin(msgspec.Struct, frozen=True):
-    """A call of ``name`` begins; ``index`` counts the answer's calls from 0."""
-
-    index: int
-    name: str
-
-
-class Arguments(msgspec.Struct, frozen=True):
-    """The next piece of the JSON text of a call's arguments, as the model wrote it."""
-
-    index: int
-    piece: str
-
-
-class CallEnd(msgspec.Struct, frozen=True):
-    """Nothing more comes of that call."""
-
-    index: int
-
-
-ToolEvent = Content | CallBegin | Arguments | CallEnd
 
 
 class ToolCallParser:
@@ -82,9 +52,7 @@ class ToolCallParser:
         self._begun = False
         self._has_arguments = False
         self._kept_arguments: list[str] = []
-        self._events: list[ToolEvent] = []
-        self._pieces: list[str] = []
-        self._piece_of: int | None = None  # the call whose arguments ``_pieces`` are, None = content
+        self._log = EventLog()
         self._steps = self._run()
         next(self._steps)
 
@@ -97,7 +65,7 @@ class ToolCallParser:
         """Take the next piece of the answer; return what is now certain, neighbouring texts joined."""
         for character in text:
             self._steps.send(character)
-        return self._taken()
+        return self._log.take()
 
     def flush(self, *, cut: bool = False) -> list[ToolEvent]:
         """Return what was still undecided at the end of the answer; ``cut`` = the length limit ended it.
@@ -114,7 +82,7 @@ class ToolCallParser:
             elif not self._leftover_markup(cut):
                 self._pass_content()
         self._held.clear()
-        return self._taken()
+        return self._log.take()
 
     def _call_the_only_one(self) -> None:
         if len(self._names) == 1 and not self._calls:
@@ -344,13 +312,11 @@ class ToolCallParser:
         if self._begun or self._name is None:
             return
         self._begun = True
-        self._close_piece()
-        self._events.append(CallBegin(self._calls, self._name))
+        self._log.begin(self._calls, self._name)
         self._pass_arguments("".join(self._kept_arguments))
 
     def _end_call(self) -> None:
-        self._close_piece()
-        self._events.append(CallEnd(self._calls))
+        self._log.end(self._calls)
         self._calls += 1
         self._held.clear()
         self._reset()
@@ -363,29 +329,11 @@ class ToolCallParser:
 
     def _pass_arguments(self, text: str) -> None:
         self._held.clear()
-        self._piece(text, self._calls)
+        self._log.arguments(self._calls, text)
 
     def _pass_content(self) -> None:
-        self._piece("".join(self._held), None)
+        self._log.content("".join(self._held))
         self._held.clear()
-
-    def _piece(self, text: str, call: int | None) -> None:
-        if call != self._piece_of:
-            self._close_piece()
-            self._piece_of = call
-        self._pieces.append(text)
-
-    def _close_piece(self) -> None:
-        text = "".join(self._pieces)
-        if text:
-            call = self._piece_of
-            self._events.append(Content(text) if call is None else Arguments(call, text))
-        self._pieces.clear()
-
-    def _taken(self) -> list[ToolEvent]:
-        self._close_piece()
-        events, self._events = self._events, []
-        return events
 
 
 class _NotACallError(Exception):

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.engines.generation.tool_call_parser import Arguments, CallBegin, CallEnd, Content, ToolEvent
+from appliance.engines.generation.tool_events import Arguments, CallBegin, CallEnd, Content, ToolEvent
 from appliance.engines.generation.tool_formats import HERMES, LLAMA3_JSON, ToolFormat, tool_format
 from appliance.engines.generation.tool_syntax import MAX_CALLS, Tool
 

@@ -80,7 +80,7 @@ class Vocabulary:
         self.guide = LLTokenizer(self.tokenizer.to_str(), eos_token=self.end)
         self.closing = np.array(
             [
-                bool(set(self.tokenizer.id_to_token(each)) & set('"}]'))
+                bool(set(self.tokenizer.id_to_token(each) or "") & set('"}]'))
                 for each in range(self.guide.vocab_size)
             ]
         )
