@@ -107,6 +107,16 @@ def test_cohere_clients_get_their_shape(service: Service, path: str) -> None:
     ]
 
 
+@pytest.mark.parametrize(("path", "field"), [("/rerank", "texts"), ("/cohere/v2/rerank", "documents")])
+def test_a_flood_of_documents_is_refused(service: Service, path: str, field: str) -> None:
+    body = b'{"query": "a", "%s": [%s""]}' % (field.encode(), b'"",' * 1_500_000)
+    with service.http as http:
+        response = http.post(path, content=body)
+
+    assert response.status_code == 422
+    assert len(response.content) < 3000
+
+
 def texts_reranked(service: Service, **fields: Any) -> httpx.Response:
     with service.http as http:
         return http.post("/rerank", json={"query": QUERY, "texts": DOCUMENTS, **fields})

@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx
 import jinja2.sandbox
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -128,6 +129,24 @@ def test_what_is_wrong_is_a_400(service: Service, path: str, fields: dict[str, A
     assert response.status_code == 400, response.text
     assert response.json()["error"]["message"]
     assert len(response.content) < 3000
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+FIELDS = ("model", "prompt", "messages", "tokens", "add_special_tokens", "add_generation_prompt")
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    fields=st.dictionaries(st.sampled_from(FIELDS), VALUES),
+    path=st.sampled_from(["/tokenize", "/detokenize"]),
+)
+def test_no_field_value_makes_a_server_error(service: Service, fields: dict[str, Any], path: str) -> None:
+    with service.http as http:
+        assert http.post(path, content=msgspec.json.encode(fields)).status_code < 500
 
 
 def test_no_tokens_are_no_text(service: Service) -> None:

@@ -6,6 +6,7 @@ import math
 import re
 import time
 import uuid
+from collections.abc import Sequence
 from typing import Annotated, Any, NamedTuple, TypeVar
 
 import msgspec
@@ -109,7 +110,7 @@ async def reranking(
     request: Request[Any, Any, State], options: RerankOptions, documents: list[Document]
 ) -> Reranking:
     """Return the answer of /v1/rerank. Raises as ``rank`` does."""
-    ranking = await rank(request, options, [text_of(document) for document in documents], "documents")
+    ranking = await rank(request, options, documents, "documents")
     answer = Reranking(
         id=f"infinity-{uuid.uuid4()}",
         created=int(time.time()),
@@ -130,25 +131,25 @@ async def reranking(
 
 
 async def rank(
-    request: Request[Any, Any, State], options: RerankOptions, texts: list[str], field: str
+    request: Request[Any, Any, State], options: RerankOptions, documents: Sequence[Document], field: str
 ) -> Ranking:
-    """Score ``texts``, which the body calls ``field``, and sort them; ties keep their order.
+    """Score the documents, which the body calls ``field``, and sort them; ties keep their order.
 
-    Raises UnprocessableError for too many or too long texts and for none, ModelNotFoundError, WrongTaskError.
+    Raises UnprocessableError for none, too many or too long ones, ModelNotFoundError, WrongTaskError.
     """
     catalog: Catalog = request.app.state.catalog
     named = options.model not in (None, ANY_MODEL)
     model = catalog.find(str(options.model)) if named else catalog.default("rerank")
     engine = catalog.engine(model, RerankEngine, "rerank")
-    _check_count(len(texts), field)
-    query, texts = options.query.strip(), [text.strip() for text in texts]
+    _check_count(len(documents), field)
+    query, texts = options.query.strip(), [_text(document).strip() for document in documents]
     _check_lengths(query, texts, field)
     scores = await until_disconnect(request, engine.score(query, texts))
     logits = np.asarray(scores.logits, dtype=np.float64)
     values = logits if options.raw_scores else 1 / (1 + np.exp(-logits))
     order = np.argsort(-values, kind="stable")[: options.top_n]
-    documents = [Ranked(int(index), float(values[index]), texts[index]) for index in order]
-    return Ranking(model.manifest.name, documents, scores.prompt_tokens)
+    ranked = [Ranked(int(place), float(values[place]), texts[place]) for place in order]
+    return Ranking(model.manifest.name, ranked, scores.prompt_tokens)
 
 
 async def read_fields(request: Request[Any, Any, State], type_: type[B]) -> B:
@@ -171,11 +172,6 @@ def _steps(path: str) -> list[str | int]:
     return [int(step) if step.isdecimal() else step for step in _STEP.findall(path)]
 
 
-def text_of(document: Document) -> str:
-    """Return a document's text."""
-    return document if isinstance(document, str) else document.text
-
-
 def cohere_meta(version: str, documents: int, prompt_tokens: int) -> dict[str, Any]:
     """Return the ``meta`` of Cohere's answers; nothing is billed here, its clients read the counts."""
     return {
@@ -183,6 +179,10 @@ def cohere_meta(version: str, documents: int, prompt_tokens: int) -> dict[str, A
         "billed_units": {"search_units": math.ceil(documents / DOCUMENTS_PER_SEARCH)},
         "tokens": {"input_tokens": prompt_tokens, "output_tokens": 0},
     }
+
+
+def _text(document: Document) -> str:
+    return document if isinstance(document, str) else document.text
 
 
 def _check_count(documents: int, field: str) -> None:

@@ -19,7 +19,6 @@ from appliance.api.openai.rerank import (
     rank,
     read_fields,
     reranking,
-    text_of,
 )
 
 
@@ -94,7 +93,7 @@ async def rerank_texts(request: Request[Any, Any, State]) -> Response[bytes]:
 async def cohere_rerank(request: Request[Any, Any, State]) -> Response[bytes]:
     """Sort documents by relevance, answered as Cohere does (base URL of its clients: /cohere)."""
     body = await read_fields(request, RerankRequest)
-    ranking = await rank(request, body, [text_of(document) for document in body.documents], "documents")
+    ranking = await rank(request, body, body.documents, "documents")
     results = [CohereResult(index=place, relevance_score=score) for place, score, _ in ranking.documents]
     if body.return_documents:
         for result, document in zip(results, ranking.documents, strict=True):
