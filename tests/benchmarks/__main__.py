@@ -16,17 +16,19 @@ import appliance
 from appliance.engines.cores import usable_cores
 from tests.benchmarks import embeddings, generation, speech
 from tests.benchmarks.environment import ENVIRONMENT, machine, peer_python
-from tests.benchmarks.llama_cpp import built_tools
+from tests.benchmarks.generation_scenarios import MEMORY_MANY
+from tests.benchmarks.llama_cpp import WAYS, built_tools
 from tests.benchmarks.report import report
 from tests.benchmarks.section import Plan, Section
+from tests.service import CHAT
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
-SECTIONS: dict[str, Callable[[Plan], Section]] = {
+SECTIONS: dict[str, Callable[[Plan], list[Section]]] = {
     "generation": generation.run,
-    "embeddings": embeddings.run,
-    "speech": speech.run,
+    "embeddings": lambda plan: [embeddings.run(plan)],
+    "speech": lambda plan: [speech.run(plan)],
 }
-ROUNDS = 5
+ROUNDS, QUICK_ROUNDS = 5, 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,16 +44,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="appliance-bench-") as work:
         plan = Plan(
             threads=options.threads,
-            rounds=options.rounds,
+            rounds=options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS),
             work=Path(work),
             python=python,
             build_jobs=options.jobs,
             say=_say,
+            warm_up=not options.quick,
+            chat_models=tuple(options.model or (CHAT,)),
+            peers=tuple(options.peer or WAYS),
         )
-        sections = []
+        sections: list[Section] = []
         for name in options.only or SECTIONS:
             _say(f"{name} ...")
-            sections.append(SECTIONS[name](plan))
+            sections += SECTIONS[name](plan)
     given = sys.argv[1:] if arguments is None else list(arguments)
     text = report(
         sections,
@@ -71,14 +76,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _rounds(sections: Sequence[Section]) -> str:
     """Return how many rounds the figures had: one number, or the least and the most."""
-    counts = sorted({len(comparison.ours) for section in sections for comparison in section.comparisons})
+    # Peak memory is read once.
+    timed = (c for section in sections for c in section.comparisons if c.figure.unit != MEMORY_MANY.unit)
+    counts = sorted({len(comparison.ours) for comparison in timed})
     return str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description="Measure against peers.")
     parser.add_argument("--only", action="append", choices=SECTIONS, help="one part (may be repeated)")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help="most rounds besides the warm-up")
+    parser.add_argument("--rounds", type=int, default=0, help="most rounds besides the warm-up")
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK_ROUNDS} rounds, no warm-up")
+    parser.add_argument("--model", action="append", help="recipe of a chat model (may be repeated)")
+    parser.add_argument(
+        "--peer", action="append", choices=WAYS, help="a way to run llama.cpp (may be repeated)"
+    )
     parser.add_argument(
         "--threads", type=int, default=usable_cores(), help="threads of every engine but speech"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -33,13 +33,25 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
     digits: int = 1
 
 
+class Wanted(msgspec.Struct, frozen=True):
+    """The least advantage that will do, and the one hoped for when that is more."""
+
+    floor: float
+    aim: float | None = None
+
+
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
-    """Samples of one figure, taken in turns: ``ours[i]`` and ``theirs[i]`` belong to the same round."""
+    """Samples of one figure, taken in turns: ``ours[i]`` and ``theirs[i]`` belong to the same round.
+
+    ``service`` says which of our own sides it is, where there are several.
+    """
 
     figure: Figure
+    service: str = OURS
     peer: str
     ours: list[float]
     theirs: list[float]
+    wanted: Wanted | None = None
 
     @property
     def advantages(self) -> list[float]:
@@ -54,24 +66,41 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
         """The median of ``advantages``."""
         return statistics.median(self.advantages)
 
+    @property
+    def reached(self) -> bool:
+        """Whether the advantage, as the report shows it, is at least the floor."""
+        return self.wanted is None or round(self.advantage, 2) >= self.wanted.floor
 
-def in_turns(sides: Mapping[str, Callable[[], Side]]) -> dict[str, Side]:
-    """Call each side's function alone on a quiet machine, in order; return what they returned."""
+
+def in_turns(sides: Mapping[str, Callable[[], Side]], first: int = 0) -> dict[str, Side]:
+    """Call each side's function alone on a quiet machine; return what they returned.
+
+    The turn goes round from the side in place ``first`` (modulo their number).
+    """
     found: dict[str, Side] = {}
-    for name, measure in sides.items():
+    names = list(sides)
+    start = first % len(names)
+    for name in names[start:] + names[:start]:
         time.sleep(SETTLE_SECONDS)
-        found[name] = measure()
+        found[name] = sides[name]()
     return found
 
 
 def alternate(
-    figures: Iterable[Figure], measure: Round, rounds: int, say: Callable[[str], None]
+    figures: Sequence[Figure],
+    measure: Round,
+    rounds: int,
+    say: Callable[[str], None],
+    *,
+    services: Sequence[str] = (OURS,),
+    warm_up: bool = True,
 ) -> list[Comparison]:
-    """Measure a round that is thrown away and up to ``rounds`` that count; compare the service with every other side.
+    """Measure a round that is thrown away and up to ``rounds`` that count; compare our sides with every other one.
 
     On a slow machine ``LEAST_ROUNDS`` are enough, so that the whole bench ends in minutes there too.
     """
-    measure(0)
+    if warm_up:
+        measure(0)
     measured: list[Mapping[str, Mapping[str, float]]] = []
     started = time.monotonic()
     while len(measured) < rounds:
@@ -81,14 +110,17 @@ def alternate(
     found = [
         Comparison(
             figure=figure,
+            service=service,
             peer=peer,
-            ours=[values[OURS][figure.name] for values in measured],
+            ours=[values[service][figure.name] for values in measured],
             theirs=[values[peer][figure.name] for values in measured],
         )
+        for service in services
         for figure in figures
         for peer in measured[0]
-        if peer != OURS and figure.name in measured[0][peer]
+        if peer not in services and figure.name in measured[0][peer]
     ]
     for comparison in found:
-        say(f"  {comparison.figure.name}: {comparison.advantage:.2f} x {comparison.peer}")
+        side = "" if comparison.service == OURS else f"{comparison.service}, "
+        say(f"  {side}{comparison.figure.name}: {comparison.advantage:.2f} x {comparison.peer}")
     return found

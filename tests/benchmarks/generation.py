@@ -1,216 +1,179 @@
 """Generation beside llama.cpp: the same weights, the same client, the same prompts, over HTTP on both sides.
 
-Greedy on both; prompts are cold on both. A stream that ends early (the model said so) would leave
-less work than asked for, so such a round is drawn again with other prompts.
+Every profile of the service and every way to run llama.cpp takes its turn in the same round, so that
+one run compares each with each. Greedy everywhere, and every answer has the length asked for.
 """
 
 from __future__ import annotations
 
-import asyncio
-import statistics
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
-from appliance.packs.manifest import read_manifest
-from model_packs.build import describe
-from tests.benchmarks.figures import OURS, Comparison, Figure, Round, alternate, in_turns
-from tests.benchmarks.http_client import Connection
-from tests.benchmarks.llama_cpp import SOURCE, built_tools, running_llama_server
+from appliance.config import load_settings
+from appliance.packs.manifest import ProfileName
+from tests.benchmarks import generation_costs
+from tests.benchmarks.chat_model import Model, chat_model
+from tests.benchmarks.completions import Side
+from tests.benchmarks.engine_process import running_engine
+from tests.benchmarks.figures import Comparison, alternate
+from tests.benchmarks.generation_memory import holdings
+from tests.benchmarks.generation_scenarios import (
+    DEEP_CONTEXT,
+    MANY,
+    MEMORY_MANY,
+    MEMORY_ONE,
+    ONE,
+    SLOT_CONTEXT,
+    SLOTS,
+    measuring,
+)
+from tests.benchmarks.generation_sections import own_section, profile_section
+from tests.benchmarks.llama_cpp import SOURCE, WAYS, LlamaServer, Tools, built_tools, running_llama_server
 from tests.benchmarks.memory import peak_memory
 from tests.benchmarks.prompts import ColdPrompts
 from tests.benchmarks.section import Plan, Section
-from tests.benchmarks.sources import install_pack, package_files, recipe_members
-from tests.service import CHAT, running_service
-
-PATH = "/v1/completions"
-PEER = "llama.cpp"
-GGUF = "model.gguf"
-REDRAWS = 8
+from tests.benchmarks.sources import install_pack
+from tests.service import Service, running_service
 
 
 @dataclass(frozen=True)
-class Side:
-    """One server, how to reach it, and what it wants in the body beside the usual fields."""
+class Peer:
+    """llama.cpp run in one way: a server with a slot for every stream, and one with a single deep slot."""
 
-    base_url: str
-    model: str
-    key: str
-    extra: Mapping[str, Any]
-
-    async def complete(self, prompt: list[int], tokens: int) -> Stream | None:
-        """Continue ``prompt`` by ``tokens`` tokens; None when the model stopped before. Raises RuntimeError."""
-        body = {
-            "model": self.model,
-            "prompt": prompt,
-            "max_tokens": tokens,
-            "temperature": 0,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-            **self.extra,
-        }
-        async with Connection(self.base_url, self.key) as connection:
-            answer = await connection.post(PATH, body)
-        times: list[float] = []
-        made = 0
-        for seconds, event in answer.events():
-            if "error" in event:
-                raise RuntimeError(str(event["error"]))
-            if any(choice.get("text") for choice in event.get("choices", ())):
-                times.append(seconds)
-            if event.get("usage"):
-                made = event["usage"]["completion_tokens"]
-        if made != tokens or not times:
-            return None
-        return Stream(times[0], times[-1], tokens - 1, answer.seconds)
+    wide: LlamaServer
+    deep: LlamaServer
 
 
-@dataclass(frozen=True)
-class Stream:
-    """When the first and the last text came (seconds since the request), and the tokens between them."""
-
-    first: float
-    last: float
-    tokens_between: int
-    seconds: float
-
-    @property
-    def tokens_per_second(self) -> float:
-        """The speed after the first token."""
-        return self.tokens_between / (self.last - self.first)
-
-
-@dataclass(frozen=True)
-class Scenario:
-    """``streams`` requests at once, each ``prompt`` tokens long and continued by ``tokens``."""
-
-    name: str
-    streams: int
-    prompt: int
-    tokens: int
-    figures: tuple[Figure, ...]
-
-    async def run(self, side: Side, prompts: list[list[int]]) -> dict[str, float] | None:
-        """Return every figure's value; None when a stream ended early."""
-        answers = await asyncio.gather(*(side.complete(prompt, self.tokens) for prompt in prompts))
-        streams = [stream for stream in answers if stream is not None]
-        if len(streams) < len(answers):
-            return None
-        if self.tokens == 1:
-            speed = self.prompt / streams[0].seconds
-        elif self.streams == 1:
-            speed = streams[0].tokens_per_second
-        else:
-            speed = self.streams * self.tokens / max(stream.seconds for stream in streams)
-        first = statistics.median(stream.first for stream in streams) * 1000
-        return {figure.name: value for figure, value in zip(self.figures, (speed, first), strict=False)}
-
-
-def _speed(name: str) -> Figure:
-    return Figure(name=name, unit="tokens/s", higher_is_better=True)
-
-
-def _wait(name: str) -> Figure:
-    return Figure(name=name, unit="ms", higher_is_better=False, digits=0)
-
-
-SCENARIOS = (
-    Scenario("prefill", 1, 512, 1, (_speed("prefill, 512-token prompt"),)),
-    Scenario(
-        "decode",
-        1,
-        32,
-        128,
-        (_speed("decode, 1 stream, from an almost empty context"), _wait("first token, 32-token prompt")),
-    ),
-    Scenario("deep decode", 1, 1000, 64, (_speed("decode, 1 stream, at depth 1000"),)),
-    Scenario(
-        "4 streams",
-        4,
-        128,
-        64,
-        (
-            _speed("4 streams, 128-token prompts + 64, all tokens made"),
-            _wait("first token, median of 4 streams"),
-        ),
-    ),
-    Scenario(
-        "8 streams",
-        8,
-        128,
-        64,
-        (
-            _speed("8 streams, 128-token prompts + 64, all tokens made"),
-            _wait("first token, median of 8 streams"),
-        ),
-    ),
-)
-MOST_STREAMS = max(scenario.streams for scenario in SCENARIOS)
-CONTEXT = 2048
-
-
-def rounds_of(scenario: Scenario, sides: Mapping[str, Side], prompts: ColdPrompts) -> Round:
-    """Return the function that measures one round of ``scenario`` on every side in turn."""
-
-    def turn(side: Side, drawn: list[list[int]]) -> Callable[[], dict[str, float] | None]:
-        return lambda: asyncio.run(scenario.run(side, drawn))
-
-    def measure(number: int) -> dict[str, dict[str, float]]:
-        for draw in range(REDRAWS):
-            seed = f"{scenario.name} {number} {draw}"
-            drawn = [prompts.ids(f"{seed} {index}", scenario.prompt) for index in range(scenario.streams)]
-            values = in_turns({name: turn(side, drawn) for name, side in sides.items()})
-            whole = {name: value for name, value in values.items() if value is not None}
-            if len(whole) == len(values):
-                return whole
-        raise RuntimeError(f"{scenario.name}: {REDRAWS} draws of prompts all ended early")
-
-    return measure
-
-
-def run(plan: Plan) -> Section:
-    """Measure every scenario. Raises RuntimeError when a server fails."""
+def run(plan: Plan) -> list[Section]:
+    """Measure every scenario on every model of the plan. Raises RuntimeError when a server fails."""
     tools = built_tools(plan.python.parents[1], plan.build_jobs)
-    data_dir = plan.work / "chat"
-    pack = install_pack(CHAT, data_dir)
-    manifest = read_manifest(pack)
-    assert manifest.decoder is not None
-    prompts = ColdPrompts(pack / manifest.decoder.tokenizer)
-    gguf = package_files(CHAT, plan.work, recipe_members(CHAT, {GGUF}))[GGUF]
-    log = plan.work / "llama-server.log"
-    with (
-        running_service(data_dir, APPLIANCE_THREADS=str(plan.threads)) as service,
-        running_llama_server(
-            tools, gguf, log, threads=plan.threads, slots=MOST_STREAMS, context=CONTEXT
-        ) as llama,
-    ):
-        sides = {
-            OURS: Side(service.base_url, CHAT, service.key, {}),
-            # A peer that found earlier prompts in its cache would do less work.
-            PEER: Side(llama.base_url, CHAT, "", {"cache_prompt": False}),
+    return [
+        section
+        for name in plan.chat_models
+        for section in _model_sections(plan, tools, chat_model(plan, name))
+    ]
+
+
+def _settings(plan: Plan, profile: ProfileName) -> dict[str, str]:
+    return {"APPLIANCE_THREADS": str(plan.threads), "APPLIANCE_GENERATION_PROFILE": profile}
+
+
+def _model_sections(plan: Plan, tools: Tools, model: Model) -> list[Section]:
+    data_dirs = {profile: _own_data_dir(plan, model, profile) for profile in model.profiles}
+    settings = {profile: _settings(plan, profile) for profile in model.profiles}
+    held = {
+        profile: holdings(plan, model, profile, data_dirs[profile], settings[profile])
+        for profile in model.profiles
+    }
+    source = ColdPrompts(model.pack / model.decoder.tokenizer)
+    # The faster the engine, the more a constraint and HTTP weigh.
+    fastest = model.profiles[-1]
+    with ExitStack() as stack:
+        services = {
+            profile: stack.enter_context(running_service(data_dirs[profile], **settings[profile]))
+            for profile in model.profiles
         }
-        comparisons: list[Comparison] = []
-        for scenario in SCENARIOS:
-            measure = rounds_of(scenario, sides, prompts)
-            comparisons += alternate(scenario.figures, measure, plan.rounds, plan.say)
-        memory = {
-            "the service, chat pack only": peak_memory(service.process.pid),
-            f"llama-server with {MOST_STREAMS} slots of {CONTEXT} tokens": peak_memory(llama.pid),
-        }
-        version = llama.version
-    quality = "; ".join(describe(figure) for figure in manifest.quality)
-    return Section(
-        title="Generation",
-        method=(
-            f"{CHAT}: llama-server on the GGUF file itself, the service on the pack built from it; "
-            f"{plan.threads} threads on each side. Same HTTP client, `/v1/completions` with token ids, greedy. "
-            "Every prompt is new (random words); llama-server also gets `cache_prompt: false`."
+        peers = {name: stack.enter_context(_running_peer(plan, tools, model, name)) for name in plan.peers}
+        comparisons = _beside_peers(plan, model, services, peers, source)
+        # In the service's data directory, to run with what its self-benchmark has found.
+        folder = {"APPLIANCE_DATA_DIR": str(data_dirs[fastest])}
+        engine = stack.enter_context(running_engine(model.pack, **settings[fastest], **folder))
+        own = generation_costs.costs(plan, _service_side(model, services[fastest]), engine, source)
+        version = next(iter(peers.values())).wide.version
+    versions = [f"llama.cpp {version} from {SOURCE.filename} ({tools.description})"]
+    return [
+        *(
+            profile_section(plan, model, profile, comparisons, versions, _tuning(data_dirs[profile]))
+            for profile in model.profiles
         ),
-        comparisons=comparisons,
-        checks=[
-            "Every stream made exactly the number of tokens asked for, on both sides.",
-            f"The pack against the dequantised weights: {quality}.",
-        ],
-        memory=memory,
-        versions=[f"llama.cpp {version} from {SOURCE.filename} ({tools.description})"],
+        own_section(model, fastest, own, held),
+    ]
+
+
+def _own_data_dir(plan: Plan, model: Model, profile: ProfileName) -> Path:
+    """Return a data directory with the pack for one more service."""
+    data_dir = plan.work / f"{model.name}-{profile}"
+    install_pack(model.name, data_dir)
+    return data_dir
+
+
+def _tuning(data_dir: Path) -> str:
+    """Return what the service's self-benchmark chose, in words."""
+    kept = load_settings(environment={"APPLIANCE_DATA_DIR": str(data_dir)}).tuning_path
+    if not kept.is_file():
+        return "nothing, the machine was too busy"
+    return "; ".join(
+        ", ".join(f"{name} {value}" for name, value in chosen.items())
+        for chosen in json.loads(kept.read_text("utf-8")).values()
     )
+
+
+@contextmanager
+def _running_peer(plan: Plan, tools: Tools, model: Model, name: str) -> Iterator[Peer]:
+    """Run llama.cpp in the way ``name``: slots that keep to themselves are faster than a shared KV buffer."""
+    with ExitStack() as stack:
+        wide, deep = (
+            stack.enter_context(
+                running_llama_server(
+                    tools,
+                    model.gguf,
+                    plan.work / f"{model.name}-{slots}-{len(WAYS[name])}.log",
+                    threads=plan.threads,
+                    slots=slots,
+                    context=context,
+                    flags=WAYS[name],
+                )
+            )
+            for slots, context in ((SLOTS, SLOT_CONTEXT), (1, DEEP_CONTEXT))
+        )
+        yield Peer(wide, deep)
+
+
+def _service_side(model: Model, service: Service) -> Side:
+    # Text for every token, so that the first one is seen when it comes, whatever it is.
+    return Side(service.base_url, model.name, service.key, {"skip_special_tokens": False})
+
+
+def _peer_side(model: Model, server: LlamaServer) -> Side:
+    return Side(server.base_url, model.name, extra={"cache_prompt": True}, cold={"cache_prompt": False})
+
+
+def _beside_peers(
+    plan: Plan,
+    model: Model,
+    services: Mapping[ProfileName, Service],
+    peers: Mapping[str, Peer],
+    source: ColdPrompts,
+) -> list[Comparison]:
+    """Measure every scenario, those of many streams first: the memory is read after them and at the end."""
+    ours: dict[str, Side] = {name: _service_side(model, service) for name, service in services.items()}
+    wide = ours | {name: _peer_side(model, peer.wide) for name, peer in peers.items()}
+    deep = ours | {name: _peer_side(model, peer.deep) for name, peer in peers.items()}
+    found: list[Comparison] = []
+    for scenarios, sides, figure in ((MANY, wide, MEMORY_MANY), (ONE, deep, MEMORY_ONE)):
+        for scenario in scenarios:
+            measure = measuring(scenario, sides, source)
+            found += alternate(
+                scenario.figures,
+                measure,
+                plan.rounds,
+                plan.say,
+                services=tuple(services),
+                warm_up=plan.warm_up or scenario is scenarios[0],
+            )
+        pids = {name: peer.wide.pid if scenarios is MANY else peer.deep.pid for name, peer in peers.items()}
+        found += [
+            Comparison(
+                figure=figure,
+                service=profile,
+                peer=peer,
+                ours=[peak_memory(service.process.pid)],
+                theirs=[peak_memory(pid)],
+            )
+            for profile, service in services.items()
+            for peer, pid in pids.items()
+        ]
+    return found

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -73,8 +74,13 @@ class Connection:
         if self._streams is not None:
             self._streams[1].close()
 
-    async def post(self, path: str, body: dict[str, Any]) -> Answer:
-        """Send ``body`` as JSON and return the whole answer with its times. Raises TimeoutError, ConnectionError."""
+    async def post(
+        self, path: str, body: dict[str, Any], on_piece: Callable[[bytes], None] | None = None
+    ) -> Answer:
+        """Send ``body`` as JSON and return the whole answer with its times; ``on_piece`` gets its pieces as they come.
+
+        Raises TimeoutError, ConnectionError.
+        """
         assert self._streams is not None
         reader, writer = self._streams
         content = json.dumps(body).encode()
@@ -85,7 +91,7 @@ class Connection:
         async with asyncio.timeout(ANSWER_SECONDS):
             started = time.perf_counter()
             writer.write(head.encode() + content)
-            receiver = _Receiver(started)
+            receiver = _Receiver(started, on_piece)
             while not receiver.complete:
                 data = await reader.read(1 << 16)
                 if not data:
@@ -97,8 +103,9 @@ class Connection:
 class _Receiver:
     """The parser's callbacks."""
 
-    def __init__(self, started: float) -> None:
+    def __init__(self, started: float, on_piece: Callable[[bytes], None] | None) -> None:
         self.answer = Answer()
+        self._on_piece = on_piece
         self.complete = False
         self._started = started
         self._parser = httptools.HttpResponseParser(self)
@@ -111,6 +118,8 @@ class _Receiver:
 
     def on_body(self, body: bytes) -> None:
         self.answer.pieces.append((time.perf_counter() - self._started, body))
+        if self._on_piece is not None:
+            self._on_piece(body)
 
     def on_message_complete(self) -> None:
         self.answer.seconds = time.perf_counter() - self._started

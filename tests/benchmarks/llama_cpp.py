@@ -1,11 +1,14 @@
 """The peer for generation: llama.cpp's own server, built here from the source archive of llama-cpp-python.
 
 Built once, for this machine (``-march=native``), with clang where there is one: gcc 12 miscompiles
-the AMX kernels, and such a build crashes. The tools are kept in the user's cache folder.
+the AMX kernels, and such a build crashes. clang names the AMX macros otherwise before version 15, and
+llama.cpp would then leave its AMX kernels out without a word: they are defined here, and a server that
+lacks the kernels on a processor that has AMX is refused. The tools are kept in the user's cache folder.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -14,7 +17,7 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +49,10 @@ OPTIONS = (
     "-DLLAMA_BUILD_EXAMPLES=OFF",
     "-DLLAMA_BUILD_APP=OFF",
 )
+# clang 14 says __AMXINT8__ where gcc and later clangs say __AMX_INT8__, which is what llama.cpp asks for.
+AMX_MACROS = {f"__AMX{kind}__": f"__AMX_{kind}__" for kind in ("TILE", "INT8", "BF16")}
+# The ways to run the server: name -> flags.
+WAYS: dict[str, tuple[str, ...]] = {"llama.cpp": (), "llama.cpp --no-repack": ("--no-repack",)}
 BUILD_SECONDS = 3 * 3600
 READY_SECONDS = 60
 
@@ -70,7 +77,8 @@ def built_tools(peer_environment: Path, jobs: int = 0) -> Tools:
     goes on where it stopped. Raises SourceError, CalledProcessError.
     """
     cache = default_cache()
-    name = f"llama.cpp-{SOURCE.sha256[:16]}"
+    recipe = json.dumps([SOURCE.sha256, OPTIONS, AMX_MACROS])
+    name = f"llama.cpp-{hashlib.sha256(recipe.encode()).hexdigest()[:16]}"
     target = cache / "bench" / name
     with locked(cache / "bench" / f".{name}.lock"):
         if not (target / "build.json").is_file():
@@ -94,15 +102,24 @@ def _build(work: Path, peer_environment: Path, jobs: int, cache: Path) -> None:
     c, cxx = ("clang", "clang++") if shutil.which("clang++") else ("cc", "c++")
     print(f"Building llama.cpp with {cxx} (once; minutes) ...", file=sys.stderr, flush=True)
     cmake, build = str(binaries / "cmake"), str(work / "build")
+    flags = " ".join(_missing_macros(cxx))
     configure = [
         *(cmake, "-S", str(source / "vendor" / "llama.cpp"), "-B", build, "-G", "Ninja"),
         *(f"-DCMAKE_MAKE_PROGRAM={binaries / 'ninja'}", f"-DCMAKE_C_COMPILER={c}"),
-        *(f"-DCMAKE_CXX_COMPILER={cxx}", *OPTIONS),
+        *(f"-DCMAKE_CXX_COMPILER={cxx}", f"-DCMAKE_C_FLAGS={flags}", f"-DCMAKE_CXX_FLAGS={flags}", *OPTIONS),
     ]
     if not (work / "build" / "build.ninja").is_file():
         subprocess.run(configure, check=True, stdout=subprocess.DEVNULL)
     compile_tools = [cmake, "--build", build, "-j", str(jobs), "--target", *TOOLS]
     subprocess.run(compile_tools, check=True, stdout=sys.stderr, timeout=BUILD_SECONDS)
+
+
+def _missing_macros(compiler: str) -> list[str]:
+    """Return the definitions of those AMX macros that ``compiler`` has under its own names alone."""
+    command = [compiler, "-march=native", "-dM", "-E", "-x", "c++", "/dev/null"]
+    shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    known = {line.split()[1] for line in shown.splitlines()}
+    return [f"-D{name}=1" for own, name in AMX_MACROS.items() if own in known and name not in known]
 
 
 def _keep(work: Path, target: Path) -> None:
@@ -138,11 +155,12 @@ class LlamaServer:
 
 @contextmanager
 def running_llama_server(
-    tools: Tools, model: Path, log: Path, *, threads: int, slots: int, context: int
+    tools: Tools, model: Path, log: Path, *, threads: int, slots: int, context: int, flags: Sequence[str] = ()
 ) -> Iterator[LlamaServer]:
     """Serve the GGUF ``model`` with ``slots`` sequences of ``context`` tokens each; stop it at the end.
 
-    Raises RuntimeError with the end of the log when it does not come up.
+    Raises RuntimeError with the end of the log when it does not come up, or lacks the AMX kernels on a
+    processor that has AMX: it would be another, much slower peer.
     """
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -150,14 +168,18 @@ def running_llama_server(
     command = [
         *(str(tools.server), "-m", str(model), "--host", "127.0.0.1", "--port", str(port)),
         *("-t", str(threads), "-tb", str(threads), "-np", str(slots), "-c", str(slots * context)),
-        # Every prompt is cold: no copies of earlier prompts in memory.
-        *("--cache-ram", "0"),
+        # No copies of earlier prompts in memory beside those in the slots themselves.
+        *("--cache-ram", "0", *flags),
+        # Says at the start which kernels it has.
+        *("-lv", "4"),
     ]
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output)
     try:
         base_url = f"http://127.0.0.1:{port}"
         _wait_until_ready(process, base_url, log)
+        if has_amx() and "AMX_INT8 = 1" not in log.read_text("utf-8", "replace"):
+            raise RuntimeError("llama-server was built without its AMX kernels on a processor that has AMX")
         shown = subprocess.run([str(tools.server), "--version"], capture_output=True, text=True, check=True)
         version = (shown.stdout + shown.stderr).strip().splitlines()[0].removeprefix("version: ")
         yield LlamaServer(base_url, process.pid, version)
@@ -168,6 +190,11 @@ def running_llama_server(
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def has_amx() -> bool:
+    """Return whether this processor has AMX for 8-bit integers."""
+    return "amx_int8" in Path("/proc/cpuinfo").read_text().split()
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], base_url: str, log: Path) -> None:

@@ -1,4 +1,4 @@
-"""How much memory an engine needed: the peak resident set of a process and of those it started."""
+"""How much memory an engine holds or held at most: the resident set of a process and of those it started."""
 
 from __future__ import annotations
 
@@ -13,12 +13,21 @@ def peak_memory(pid: int) -> float:
 
     Shared pages count once for each process, so for several processes it is an upper bound.
     """
-    return sum(_peak(process) for process in [pid, *_descendants(pid)]) / MEGABYTE
+    return _sum("VmHWM", pid)
 
 
-def _peak(pid: int) -> int:
+def resident_memory(pid: int) -> float:
+    """Return the sum of what is resident now (MB), counted as ``peak_memory`` counts."""
+    return _sum("VmRSS", pid)
+
+
+def _sum(field: str, pid: int) -> float:
+    return sum(_bytes(field, process) for process in [pid, *_descendants(pid)]) / MEGABYTE
+
+
+def _bytes(field: str, pid: int) -> int:
     status = Path(f"/proc/{pid}/status").read_text()
-    found = re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)
+    found = re.search(rf"^{field}:\s+(\d+) kB", status, re.MULTILINE)
     return int(found[1]) * 1024 if found else 0
 
 

@@ -8,10 +8,16 @@ from pathlib import Path
 import msgspec
 
 from tests.benchmarks.figures import Comparison
+from tests.benchmarks.llama_cpp import WAYS
+from tests.service import CHAT
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """How to run: threads of every engine, most rounds, a work folder, the peers' interpreter, a line's printer."""
+    """How to run: threads of every engine, most rounds, a work folder, the peers' interpreter, a line's printer.
+
+    ``warm_up`` says whether every figure begins with a round that does not count; ``chat_models`` are the
+    recipes of the chat models to measure, and ``peers`` the ways to run llama.cpp.
+    """
 
     threads: int
     rounds: int
@@ -19,6 +25,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     python: Path
     build_jobs: int
     say: Callable[[str], None]
+    warm_up: bool = True
+    chat_models: tuple[str, ...] = (CHAT,)
+    peers: tuple[str, ...] = tuple(WAYS)
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,3 +41,9 @@ class Section(msgspec.Struct, frozen=True, kw_only=True):
     # Peak resident memory in MB by process, in words.
     memory: dict[str, float]
     versions: list[str]
+    # Why a figure is below what is wanted, by the figure's name.
+    bounds: dict[str, str] = {}
+    # Whether what stands for a peer is the service itself in another way.
+    beside_itself: bool = False
+    # A table of its own, as Markdown.
+    table: str = ""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from tests.benchmarks.figures import OURS, Figure, alternate
+from tests.benchmarks.figures import OURS, Comparison, Figure, Wanted, alternate, in_turns
 from tests.benchmarks.report import report
 from tests.benchmarks.section import Section
 
@@ -51,3 +53,65 @@ def test_the_report_names_what_is_slower(number: int, expected: str) -> None:
     assert expected in text
     assert "| speed | peer | **" in text
     assert "Peak resident memory: it 12 MB." in text
+
+
+def test_each_of_our_sides_is_compared_with_each_peer() -> None:
+    def measure(number: int) -> dict[str, dict[str, float]]:
+        return {"fast": {"speed": 4.0}, "slow": {"speed": 2.0}, "a": {"speed": 1.0}, "b": {"speed": 2.0}}
+
+    found = alternate([SPEED], measure, 1, lambda _: None, services=("fast", "slow"))
+    assert [(c.service, c.peer, c.advantage) for c in found] == [
+        ("fast", "a", 4.0),
+        ("fast", "b", 2.0),
+        ("slow", "a", 2.0),
+        ("slow", "b", 1.0),
+    ]
+
+
+def test_turns_begin_with_another_side_each_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.benchmarks.figures.SETTLE_SECONDS", 0)
+    sides = {name: lambda name=name: name for name in "abc"}
+    assert [list(in_turns(sides, first)) for first in range(4)] == [
+        ["a", "b", "c"],
+        ["b", "c", "a"],
+        ["c", "a", "b"],
+        ["a", "b", "c"],
+    ]
+
+
+def compared(advantage: float, wanted: Wanted | None) -> Comparison:
+    return Comparison(
+        figure=SPEED, service="exact", peer="peer", ours=[advantage], theirs=[1.0], wanted=wanted
+    )
+
+
+@pytest.mark.parametrize(("advantage", "reached"), [(1.3, True), (1.296, True), (1.29, False)])
+def test_what_is_wanted_is_judged_as_it_is_shown(advantage: float, reached: bool) -> None:
+    assert compared(advantage, Wanted(1.3)).reached is reached
+
+
+def shown(comparison: Comparison, **fields: Any) -> str:
+    section = Section(
+        title="Part, exact",
+        method="How.",
+        comparisons=[comparison],
+        checks=[],
+        memory={},
+        versions=[],
+        **fields,
+    )
+    return report([section], rounds="1", date="today", command="bench", machine="a machine", own="own 1")
+
+
+def test_the_report_shows_what_is_wanted_and_why_it_is_missed() -> None:
+    text = shown(compared(0.5, Wanted(0.8, 1.0)), bounds={"speed": "The memory bus."})
+    assert "| ≥ 0.80 (aim 1.00) | **no** |" in text
+    assert "- Not reached: speed (0.50 of peer). The memory bus." in text
+    assert "- speed (Part, exact): 0.50 of peer" in text
+
+
+def test_the_report_does_not_explain_what_is_reached() -> None:
+    text = shown(compared(0.9, Wanted(0.8)), bounds={"speed": "The memory bus."}, beside_itself=True)
+    assert "| ≥ 0.80 | yes |" in text
+    assert "The memory bus." not in text
+    assert "Nowhere in this run." in text
