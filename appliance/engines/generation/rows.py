@@ -80,7 +80,7 @@ class RowTable:
 
     def can_hold(self, sequences: int, tokens: int) -> bool:
         """Return whether ``sequences`` may ever hold ``tokens`` each at the same time."""
-        return sequences <= len(self._rows) and sequences * self._blocks(tokens) <= self._shared_tokens
+        return sequences <= len(self._rows) and (sequences - 1) * self._blocks(tokens) <= self._shared_tokens
 
     def admit(self, sequence: Sequence, tokens: int) -> bool:
         """Give ``sequence`` a row and memory for ``tokens``; False when there is no room now.
@@ -121,26 +121,29 @@ class RowTable:
     def admit_group(self, sequences: list[Sequence], tokens: int) -> bool:
         """Give all of a group's ``sequences`` rows and memory for ``tokens`` each, or none of them anything.
 
-        The first one is admitted as any; the others wait for it. A group wider than the window has
-        the table to itself.
+        The first one has what others computed of its prompt, as any; the others wait for it. A group
+        wider than the window has the table to itself.
         """
-        if len(self._admitted) + len(sequences) > max(self._width, len(sequences)):
+        if self._admitted and len(self._admitted) + len(sequences) > self._width:
             return False
-        taken: list[Sequence] = []
+        beside_the_oldest = len(sequences) if self._admitted else len(sequences) - 1
+        wanted = self._others_granted() + beside_the_oldest * self._blocks(tokens)
+        if wanted > self._shared_tokens:
+            return False
+        if not self._admitted:
+            self._open_window(0 if len(sequences) > self._width else None)
+        first = sequences[0]
         for sequence in sequences:
-            if not self.grant(sequence, tokens):
-                break
-            taken.append(sequence)
-            if not self._admitted:
-                self._open_window(0 if len(sequences) > self._width else None)
+            self.grant(sequence, tokens)
             self._place(sequence, self._free_row())
-        if len(taken) == len(sequences):
-            for sequence in sequences[1:]:
-                sequence.awaits = sequences[0]
-            return True
-        for sequence in reversed(taken):
-            self.release(sequence, keep=False)
-        return False
+            sequence.awaits = first
+        donor, shared, first.awaits = self._find_prefix(first)
+        if donor is not None:
+            self._cache.copy(donor.row, first.row, shared)
+            first.length = shared
+        self.prompt_tokens += first.prompt.size
+        self.reused_tokens += shared
+        return True
 
     def share(self, sequence: Sequence) -> bool:
         """Give a sequence that awaited another's prompt what it may have of it; False to wait on."""
@@ -152,12 +155,14 @@ class RowTable:
             if awaited.computed < wanted:
                 return False
         sequence.awaits = None
-        donor, shared, _ = self._find_prefix(sequence)
+        donor, shared, awaited = self._find_prefix(sequence)
         if donor is not None and shared > sequence.length:
             self._cache.copy(donor.row, sequence.row, shared)
             self.reused_tokens += shared - sequence.length
             sequence.length = shared
-        return True
+        # Where the awaited one was cancelled, another goes on for all.
+        sequence.awaits = awaited
+        return awaited is None
 
     def grant(self, sequence: Sequence, tokens: int) -> bool:
         """Make sure that ``sequence`` may hold ``tokens``; False when the memory is taken."""
@@ -165,7 +170,7 @@ class RowTable:
             return True
         wanted = self._blocks(tokens)
         if self._admitted and self._admitted[0] is not sequence:
-            others = sum(other.granted for other in self._admitted[1:] if other is not sequence)
+            others = self._others_granted(sequence)
             if others + wanted > self._shared_tokens:
                 return False
             self._shrink_cached(self._shared_tokens - others - wanted)
@@ -236,8 +241,7 @@ class RowTable:
         sequence.row, sequence.granted = -1, 0
         if last is not None:
             self._move(last, hole)
-        others = sum(other.granted for other in self._admitted[1:])
-        self._shrink_cached(min(self._cached_tokens, self._shared_tokens - others))
+        self._shrink_cached(min(self._cached_tokens, self._shared_tokens - self._others_granted()))
 
     def reset(self) -> None:
         """Take everything from everybody, whatever state the table is in."""
@@ -256,6 +260,10 @@ class RowTable:
     def _blocks(self, tokens: int) -> int:
         """Return the tokens that are granted for ``tokens``."""
         return min(-(-tokens // BLOCK_TOKENS) * BLOCK_TOKENS, self._context_length)
+
+    def _others_granted(self, sequence: Sequence | None = None) -> int:
+        """Return what the sequences beside the oldest may hold, ``sequence`` not counted."""
+        return sum(other.granted for other in self._admitted[1:] if other is not sequence)
 
     def _find_prefix(self, sequence: Sequence) -> tuple[Sequence | CachedPrefix | None, int, Sequence | None]:
         """Return who has most of the sequence's prompt now, how much, and who is computing more of it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,22 +11,16 @@ import msgspec
 import pytest
 
 from appliance.engines.cores import Cores
-from appliance.engines.generation.contract import Delta, GenerationRequest, Sampling
+from appliance.engines.generation.answers import joined
+from appliance.engines.generation.contract import Answer, GenerationRequest, Sampling
 from appliance.engines.generation.delivery import TokenStream
-from appliance.engines.generation.engine import GenerationEngine
+from appliance.engines.generation.engine import GenerationEngine, GenerationOptions
+from appliance.engines.generation.kv_cache import bytes_per_token
 from appliance.packs.manifest import Decoder, Manifest, read_manifest
 from tests.packs_fixture import built_pack
 
 GREEDY = Sampling(temperature=0.0)
 CACHE_BYTES = 1 << 30
-
-
-class Answer(msgspec.Struct, frozen=True):
-    """A whole answer, put together from its deltas."""
-
-    text: str
-    token_ids: list[int]
-    last: Delta
 
 
 @pytest.fixture(scope="session")
@@ -51,9 +46,38 @@ def cores() -> Cores:
 
 @pytest.fixture(scope="session")
 def engine(pack: Path, manifest: Manifest, cores: Cores) -> Iterator[GenerationEngine]:
-    engine = GenerationEngine(pack, manifest, cores, kv_cache_bytes=CACHE_BYTES, max_queue=32)
-    yield engine
-    engine.close()
+    with opened(pack, manifest, cores) as engine:
+        yield engine
+
+
+@contextlib.contextmanager
+def opened(
+    pack: Path,
+    manifest: Manifest,
+    cores: Cores,
+    *,
+    context_length: int | None = None,
+    budget: int | None = None,
+    **options: Any,
+) -> Iterator[GenerationEngine]:
+    """An engine of its own, with another context, a budget in tokens, or other options."""
+    decoder = manifest.decoder
+    assert decoder is not None
+    options = {"kv_cache_bytes": CACHE_BYTES, "max_queue": 32, **options}
+    if context_length is not None:
+        manifest = msgspec.structs.replace(manifest, context_length=context_length)
+    if budget is not None:
+        options["kv_cache_bytes"] = budget * token_bytes(decoder)
+    engine = GenerationEngine(pack, manifest, cores, GenerationOptions(**options))
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+def token_bytes(decoder: Decoder) -> int:
+    """Bytes of one token in the KV cache."""
+    return bytes_per_token(layers=decoder.layers, kv_heads=decoder.kv_heads, head_dim=decoder.head_dim)
 
 
 def ask(engine: GenerationEngine, prompt: list[int], max_tokens: int, **fields: Any) -> TokenStream:
@@ -63,9 +87,11 @@ def ask(engine: GenerationEngine, prompt: list[int], max_tokens: int, **fields: 
 
 
 async def answer(stream: TokenStream) -> Answer:
-    """Read a stream to its end."""
+    """Read a stream to its end, and look at how its deltas are cut."""
     deltas = [delta async for delta in stream]
     assert [delta.finish_reason for delta in deltas[:-1]] == [None] * (len(deltas) - 1)
-    token_ids = [token_id for delta in deltas for token_id in delta.token_ids]
-    assert stream.completion_tokens == len(token_ids)
-    return Answer("".join(delta.text for delta in deltas), token_ids, deltas[-1])
+    assert [delta.prompt_logprobs for delta in deltas[1:]] == [None] * (len(deltas) - 1)
+    whole = joined(deltas)
+    assert stream.completion_tokens == len(whole.token_ids)
+    assert len(whole.logprobs) in (0, len(whole.token_ids))
+    return whole

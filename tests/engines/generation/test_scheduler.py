@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,48 +16,31 @@ from appliance.engines.errors import EngineError, InputRefusedError
 from appliance.engines.generation import engine as engine_module
 from appliance.engines.generation import rows as rows_module
 from appliance.engines.generation.delivery import Outbox
-from appliance.engines.generation.engine import GenerationEngine
-from appliance.engines.generation.kv_cache import bytes_per_token
+from appliance.engines.generation.engine import GenerationEngine, GenerationOptions
 from appliance.engines.generation.model import DecoderModel
 from appliance.engines.generation.rows import RowTable
 from appliance.errors import OverloadedError
 from appliance.packs.errors import PackError
 from appliance.packs.manifest import Decoder, Manifest
-from tests.engines.generation.conftest import CACHE_BYTES, answer, ask
+from tests.engines.generation.conftest import answer, ask, opened
 
 PROMPT = [504, 2298, 282, 260, 905, 314]  # "The name of the game is": any ids would do
 OTHER = [788, 338, 253, 655, 28]
-
-
-@contextlib.contextmanager
-def small_engine(
-    pack: Path, manifest: Manifest, cores: Cores, *, context_length: int, budget: int, max_queue: int = 32
-) -> Iterator[GenerationEngine]:
-    """An engine with a short context and a budget of ``budget`` tokens."""
-    decoder = manifest.decoder
-    assert decoder is not None
-    token_bytes = bytes_per_token(layers=decoder.layers, kv_heads=decoder.kv_heads, head_dim=decoder.head_dim)
-    manifest = msgspec.structs.replace(manifest, context_length=context_length)
-    engine = GenerationEngine(pack, manifest, cores, kv_cache_bytes=budget * token_bytes, max_queue=max_queue)
-    try:
-        yield engine
-    finally:
-        engine.close()
 
 
 @pytest.fixture
 def one_row(
     pack: Path, manifest: Manifest, cores: Cores, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[GenerationEngine]:
-    monkeypatch.setattr(engine_module, "MAX_ROWS", 1)
-    with small_engine(pack, manifest, cores, context_length=512, budget=512, max_queue=2) as engine:
+    monkeypatch.setattr(engine_module, "DECODE_ROWS", 1)
+    with opened(pack, manifest, cores, context_length=512, budget=512, max_queue=2) as engine:
         yield engine
 
 
 async def test_the_context_s_end_is_a_length(one_row: GenerationEngine) -> None:
     prompt = PROMPT * 84  # 504 tokens: several chunks, then the last block of memory
     whole = await answer(ask(one_row, prompt, 8))
-    assert (len(whole.token_ids), whole.last.finish_reason) == (8, "length")
+    assert (len(whole.token_ids), whole.finish_reason) == (8, "length")
     with pytest.raises(InputRefusedError, match="maximum context length is 512 tokens") as refused:
         ask(one_row, prompt, 9)
     assert refused.value.code == "context_length_exceeded"
@@ -114,7 +96,7 @@ async def test_a_sequence_without_memory_waits_and_goes_on_unchanged(
     monkeypatch.setattr(RowTable, "pause", counted)
     prompts = [PROMPT * 2 + OTHER[:count] for count in range(4)]
     # Four blocks beside the oldest: three prompts fit, but not the second block of each.
-    with small_engine(pack, manifest, cores, context_length=48, budget=48 + 64) as engine:
+    with opened(pack, manifest, cores, context_length=48, budget=48 + 64) as engine:
         together = await asyncio.gather(*(answer(ask(engine, prompt, 24)) for prompt in prompts))
         assert pauses
         alone = [await answer(ask(engine, prompt, 24)) for prompt in prompts]
@@ -128,22 +110,22 @@ async def test_the_end_of_sequence_ends_the_text(
     whole = await answer(ask(engine, PROMPT, 6))
     ending = whole.token_ids[3]
     declared = msgspec.structs.replace(decoder, eos_token_ids=[ending])
-    with small_engine(
+    with opened(
         pack, msgspec.structs.replace(manifest, decoder=declared), cores, context_length=256, budget=256
     ) as other:
         ended = await answer(ask(other, PROMPT, 6))
     expected = whole.token_ids[: whole.token_ids.index(ending) + 1]
     assert ended.token_ids == expected
     assert ended.text == engine.decode(expected[:-1])
-    assert (ended.last.finish_reason, ended.last.stop_reason) == ("stop", None)
+    assert (ended.finish_reason, ended.stop_reason) == ("stop", None)
 
 
 async def test_a_budget_below_the_context_shortens_it(pack: Path, manifest: Manifest, cores: Cores) -> None:
-    with small_engine(pack, manifest, cores, context_length=8192, budget=300) as engine:
+    with opened(pack, manifest, cores, context_length=8192, budget=300) as engine:
         assert engine.context_length == 300
     with (
         pytest.raises(EngineError, match="at least"),
-        small_engine(pack, manifest, cores, context_length=8192, budget=10),
+        opened(pack, manifest, cores, context_length=8192, budget=10),
     ):
         pass
 
@@ -186,8 +168,8 @@ async def test_a_failing_decode_leaves_the_engine_alive(
 async def test_rows_that_are_free_count_as_places(
     pack: Path, manifest: Manifest, cores: Cores, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_module, "MAX_ROWS", 3)
-    with small_engine(pack, manifest, cores, context_length=512, budget=2048, max_queue=1) as engine:
+    monkeypatch.setattr(engine_module, "DECODE_ROWS", 3)
+    with opened(pack, manifest, cores, context_length=512, budget=2048, max_queue=1) as engine:
         # All before the engine's thread has admitted one: this loop is not left, and the cores are taken.
         with cores.lease():
             streams = [ask(engine, PROMPT, 2) for _ in range(4)]
@@ -231,8 +213,8 @@ async def test_a_fault_of_the_scheduler_fails_everybody_and_is_over(
 async def test_closing_ends_everything(
     pack: Path, manifest: Manifest, cores: Cores, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_module, "MAX_ROWS", 1)
-    engine = GenerationEngine(pack, manifest, cores, kv_cache_bytes=CACHE_BYTES, max_queue=4)
+    monkeypatch.setattr(engine_module, "DECODE_ROWS", 1)
+    engine = GenerationEngine(pack, manifest, cores, GenerationOptions(max_queue=4))
     running, waiting = ask(engine, PROMPT, 400), ask(engine, PROMPT, 4)
     await anext(running)
     await asyncio.to_thread(engine.close)
@@ -262,4 +244,4 @@ def test_a_pack_that_is_not_what_it_says_is_refused(
 ) -> None:
     claimed = msgspec.structs.replace(manifest, decoder=msgspec.structs.replace(decoder, **wrong))
     with pytest.raises(PackError):
-        GenerationEngine(pack, claimed, cores, kv_cache_bytes=CACHE_BYTES, max_queue=1)
+        GenerationEngine(pack, claimed, cores, GenerationOptions(max_queue=1))
