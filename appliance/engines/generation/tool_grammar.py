@@ -1,7 +1,6 @@
-"""The grammars of tool calls, in the Lark dialect of llguidance.
+"""The grammars of tool calls, for ``constraints.LarkGrammar``.
 
-Arguments are JSON under the tool's schema. A schema that the dialect cannot enforce is refused
-where the grammar is compiled.
+Arguments are JSON under the tool's schema, which is narrowed, or refused, where the grammar is compiled.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from appliance.engines.generation.constraint_keywords import constraining
 from appliance.engines.generation.tool_syntax import (
     ARGUMENT_MEMBERS,
     IGNORED_MEMBERS,
@@ -24,14 +24,6 @@ Special = Callable[[str], int | None]
 # One space where JSON allows any: how models are taught to write it, and no room to loop in.
 _LAYOUT = {"whitespace_pattern": " "}
 _ANY_OBJECT = {"type": "object"}
-# Keywords beside ``properties`` under which closing an object could refuse what the schema means.
-_OPEN_KEYWORDS = frozenset(
-    {
-        *("$ref", "$dynamicRef", "allOf", "anyOf", "oneOf", "not", "if", "then", "else", "const", "enum"),
-        *("patternProperties", "propertyNames", "unevaluatedProperties", "minProperties"),
-        *("dependentSchemas", "dependentRequired", "dependencies"),
-    }
-)
 _SPACES = r"[ \t\r\n]*"
 
 
@@ -95,40 +87,26 @@ def _objects(syntax: CallSyntax, tools: Sequence[Tool], *, strict_only: bool) ->
             rules.append(f"call_{place}: {_literal(head + '{}}' + syntax.padding)}")
         else:
             rules.append(f"call_{place}: {_literal(head)} arguments_{place} {_literal('}' + syntax.padding)}")
+            # Ours alone is trusted: it replaces what the caller's schema says under that name.
             rules.append(f"arguments_{place}: %json {json.dumps(schema | {'x-guidance': _LAYOUT})}")
     return rules
 
 
 def arguments_schema(tool: Tool) -> dict[str, Any] | None:
-    """Return the schema that the arguments of ``tool`` are held to; None = they are ``{}``.
-
-    It admits objects only, and no members beside those that the tool names where its schema merely
-    does not forbid them: a function is called with its own parameters.
-    """
-    if tool.parameters is None:
-        return None
-    schema = _closed(tool.parameters)
-    if schema.get("properties") == {} and schema.get("additionalProperties") is False:
+    """Return the schema of the arguments of ``tool``, which are an object; None = they are ``{}``."""
+    schema = tool.parameters
+    if schema is None or _names_no_parameters(schema):
         return None
     return {**schema, "type": "object"}
 
 
-def _closed(schema: dict[str, Any]) -> dict[str, Any]:
-    """Return ``schema`` with its plain objects closed."""
-    if _OPEN_KEYWORDS & schema.keys():
-        return schema
-    properties, items = schema.get("properties"), schema.get("items")
-    closed = dict(schema)
-    if isinstance(items, dict):
-        closed["items"] = _closed(items)
-    if isinstance(properties, dict):
-        closed["properties"] = {
-            name: _closed(value) if isinstance(value, dict) else value for name, value in properties.items()
-        }
-        required = schema.get("required", [])
-        if isinstance(required, list) and all(name in [*properties] for name in required):
-            closed.setdefault("additionalProperties", False)
-    return closed
+def _names_no_parameters(schema: dict[str, Any]) -> bool:
+    return (
+        constraining(schema) <= {"type", "properties", "required", "additionalProperties"}
+        and schema.get("properties") == {}
+        and not schema.get("required")
+        and schema.get("additionalProperties", False) is False
+    )
 
 
 def _more(syntax: CallSyntax, rule: str) -> str:

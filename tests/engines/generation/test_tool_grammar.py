@@ -11,10 +11,11 @@ import jsonschema
 import numpy as np
 import pytest
 import tokenizers
-from llguidance import LLMatcher, LLTokenizer
+from numpy.typing import NDArray
 
+from appliance.engines.errors import InputRefusedError
+from appliance.engines.generation.constraints import ConstraintCompiler, LarkGrammar, MatcherState
 from appliance.engines.generation.tool_formats import HERMES, LLAMA3_JSON, ToolFormat
-from appliance.engines.generation.tool_grammar import arguments_schema
 from appliance.engines.generation.tool_syntax import MAX_CALLS, Tool
 from tests.engines.generation.test_tool_formats import Parts, hermes, llama, parsed
 
@@ -65,8 +66,8 @@ Written = tuple[ToolFormat, Callable[[str, str], str]]
 class Vocabulary:
     """The chat model's tokens, and among them the markers: as text, added, or added and special."""
 
-    def __init__(self, pack: Path, markers: str) -> None:
-        self.tokenizer = tokenizers.Tokenizer.from_file(str(pack / "tokenizer.json"))
+    def __init__(self, tokenizer_json: str, markers: str, directory: Path) -> None:
+        self.tokenizer = tokenizers.Tokenizer.from_str(tokenizer_json)
         both = [
             marker for each in (HERMES, LLAMA3_JSON) for marker in (each.syntax.opening, each.syntax.closing)
         ]
@@ -77,48 +78,62 @@ class Vocabulary:
             token.content: token_id for token_id, token in self.tokenizer.get_added_tokens_decoder().items()
         }
         self.end = self.added["<|im_end|>"]
-        self.guide = LLTokenizer(self.tokenizer.to_str(), eos_token=self.end)
+        self.size = self.tokenizer.get_vocab_size()
         self.closing = np.array(
-            [
-                bool(set(self.tokenizer.id_to_token(each) or "") & set('"}]'))
-                for each in range(self.guide.vocab_size)
-            ]
+            [bool(set(self.tokenizer.id_to_token(each) or "") & set('"}]')) for each in range(self.size)]
         )
+        self.tokenizer.save(str(directory / "tokenizer.json"))
+        self.compiler = ConstraintCompiler(directory / "tokenizer.json", [self.end], self.size)
 
     def special(self, text: str) -> int | None:
         return self.added.get(text)
 
-    def matcher(self, lark: str) -> LLMatcher:
-        matcher = LLMatcher(self.guide, LLMatcher.grammar_from_lark(lark))
-        assert not matcher.is_error(), matcher.get_error()
-        return matcher
+    def start(self, lark: str) -> MatcherState:
+        return self.compiler.compile(LarkGrammar(lark)).start()
+
+    def allowed(self, state: MatcherState) -> NDArray[np.bool_]:
+        """Which tokens may come next."""
+        logits = np.zeros(self.size, np.float32)
+        state.mask(logits)
+        return np.equal(logits, 0)
 
     def accepts(self, lark: str, text: str) -> bool:
         """Whether ``text`` is a whole answer under the grammar."""
-        matcher = self.matcher(lark)
-        ids = self.tokenizer.encode(text, add_special_tokens=False).ids
-        return matcher.try_consume_tokens(ids) == len(ids) and matcher.is_accepting()
+        state = self.start(lark)
+        for token in [*self.tokenizer.encode(text, add_special_tokens=False).ids, self.end]:
+            if not self.allowed(state)[token]:
+                return False
+            if token != self.end:
+                state.accept(token)
+        return True
 
     def walk(self, lark: str, seed: int, longest: int = 200) -> str | None:
         """Return an answer of random tokens that the grammar allows; None when it became too long."""
         choose = np.random.default_rng(seed)
-        matcher = self.matcher(lark)
+        state = self.start(lark)
         ids: list[int] = []
         while len(ids) < longest:
-            allowed = np.frombuffer(matcher.compute_logit_bias(), np.uint8) > 0
+            allowed = self.allowed(state)
             may_end, allowed[self.end] = allowed[self.end], False
             if may_end and (choose.random() < 0.4 or not allowed.any()):
-                return self.tokenizer.decode(ids, skip_special_tokens=False)
+                return str(self.tokenizer.decode(ids, skip_special_tokens=False))
             closing = allowed & self.closing
             candidates = np.flatnonzero(closing if closing.any() and choose.random() < 0.7 else allowed)
             ids.append(int(choose.choice(candidates)))
-            assert matcher.consume_token(ids[-1])
+            state.accept(ids[-1])
         return None
 
 
+@pytest.fixture(scope="module")
+def tokenizer_json(pack: Path) -> str:
+    return (pack / "tokenizer.json").read_text("utf-8")
+
+
 @pytest.fixture(scope="module", params=["text", "added", "special"])
-def vocabulary(request: pytest.FixtureRequest, pack: Path) -> Vocabulary:
-    return Vocabulary(pack, request.param)
+def vocabulary(
+    request: pytest.FixtureRequest, tokenizer_json: str, tmp_path_factory: pytest.TempPathFactory
+) -> Vocabulary:
+    return Vocabulary(tokenizer_json, request.param, tmp_path_factory.mktemp(request.param))
 
 
 @pytest.fixture(params=[HERMES, LLAMA3_JSON], ids=["hermes", "llama3-json"])
@@ -191,11 +206,11 @@ def test_forced_answers_as_models_write_them(vocabulary: Vocabulary, written: Wr
     assert not vocabulary.accepts(more, format_.syntax.separator.join([now] * (MAX_CALLS + 1)))
 
 
-def test_a_marker_token_is_the_only_way_to_write_it(pack: Path) -> None:
-    added = Vocabulary(pack, "added")
+def test_a_marker_token_is_the_only_way_to_write_it(tokenizer_json: str, tmp_path: Path) -> None:
+    added = Vocabulary(tokenizer_json, "added", tmp_path)
     lark = HERMES.grammar([NO_PARAMETERS], parallel=False, special=added.special)
-    spelled = Vocabulary(pack, "text").tokenizer.encode(hermes("now", "{}"), add_special_tokens=False).ids
-    assert added.matcher(lark).try_consume_tokens(spelled) == 0
+    (first,) = np.flatnonzero(added.allowed(added.start(lark)))
+    assert first == added.special("<tool_call>")
     assert added.accepts(lark, hermes("now", "{}"))
 
 
@@ -219,52 +234,52 @@ def test_what_the_caller_says_to_the_grammar_s_compiler_is_not_heard() -> None:
 
 
 @pytest.mark.parametrize(
-    ("schema", "held_to"),
+    "schema",
     [
-        (None, None),
-        ({"type": "object", "properties": {}}, None),
-        ({"type": "object", "properties": {}, "additionalProperties": False}, None),
-        ({}, {"type": "object"}),
-        ({"type": ["object", "null"]}, {"type": "object"}),
+        {"properties": [], "required": [[]], "items": 5},
+        {"properties": {"a": 5}},
+        {"properties": {"a": {"pattern": "("}}},
+        {"not": {"required": ["a"]}},
+        {"properties": {"a": {"x-guidance": {}}}},
+    ],
+)
+def test_a_schema_that_cannot_be_enforced_is_refused(
+    vocabulary: Vocabulary, written: Written, schema: dict[str, Any]
+) -> None:
+    lark = written[0].grammar([Tool(name="f", parameters=schema)], parallel=False, special=vocabulary.special)
+    with pytest.raises(InputRefusedError):
+        vocabulary.start(lark)
+
+
+@pytest.mark.parametrize(
+    ("schema", "right", "wrong"),
+    [
+        (None, ["{}"], ["{ }", '{"a": 1}']),
+        ({"type": "object", "properties": {}}, ["{}"], ["{ }", '{"a": 1}']),
+        ({"properties": {}, "additionalProperties": False}, ["{}"], ['{"a": 1}']),
+        ({"properties": {}, "additionalProperties": True}, ["{}", '{"a": 1}'], ["[]"]),
+        ({}, ["{}", '{"a": [1, null]}'], ["[]", "null", '"a"']),
+        ({"type": ["object", "null"]}, ["{}", '{"a": 1}'], ["null"]),
         (
-            {"properties": {}, "additionalProperties": True},
-            {"properties": {}, "additionalProperties": True, "type": "object"},
-        ),
-        (
-            {"properties": {"a": {"properties": {"b": {}}}, "c": {"items": {"properties": {"d": True}}}}},
-            {
-                "properties": {
-                    "a": {"properties": {"b": {}}, "additionalProperties": False},
-                    "c": {"items": {"properties": {"d": True}, "additionalProperties": False}},
-                },
-                "additionalProperties": False,
-                "type": "object",
-            },
-        ),
-        # Where closing could refuse what is meant, nothing is closed.
-        (
-            {"properties": {"a": {}}, "required": ["b"]},
-            {"properties": {"a": {}}, "required": ["b"], "type": "object"},
-        ),
-        (
-            {"allOf": [{"properties": {"a": {}}}], "properties": {"b": {}}},
-            {"allOf": [{"properties": {"a": {}}}], "properties": {"b": {}}, "type": "object"},
-        ),
-        # Malformed ones are left to the compiler of the grammar.
-        (
-            {"properties": [], "required": [[]], "items": 5},
-            {"properties": [], "required": [[]], "items": 5, "type": "object"},
-        ),
-        (
-            {"properties": {"a": 5}, "required": [["a"]]},
-            {"properties": {"a": 5}, "required": [["a"]], "type": "object"},
+            {"properties": {"a": {"type": "integer"}}},
+            ["{}", '{"a":1}', '{ "a" : 1 }'],
+            ['{"b": 1}', '{"a":  1}'],
         ),
     ],
 )
-def test_the_schema_that_arguments_are_held_to(
-    schema: dict[str, Any] | None, held_to: dict[str, Any] | None
+def test_arguments_are_an_object_of_the_tool_s_own_parameters(
+    vocabulary: Vocabulary,
+    written: Written,
+    schema: dict[str, Any] | None,
+    right: list[str],
+    wrong: list[str],
 ) -> None:
-    assert arguments_schema(Tool(name="f", parameters=schema)) == held_to
+    format_, write = written
+    lark = format_.grammar([Tool(name="f", parameters=schema)], parallel=False, special=vocabulary.special)
+    for arguments in right:
+        assert vocabulary.accepts(lark, write("f", arguments)), arguments
+    for arguments in wrong:
+        assert not vocabulary.accepts(lark, write("f", arguments)), arguments
 
 
 def test_a_free_answer_may_be_text_or_calls_of_strict_tools(vocabulary: Vocabulary, written: Written) -> None:
