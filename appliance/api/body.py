@@ -40,7 +40,7 @@ async def read_json(request: Request[Any, Any, Any], type_: type[T]) -> T:
     except msgspec.ValidationError as error:
         message, param = describe(error)
         raise InvalidRequestError(message, param=param) from None
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:  # the latter for bytes that are no UTF-8
         raise InvalidRequestError(f"The request body is not valid JSON: {error}") from None
     except RecursionError:
         raise InvalidRequestError("The request body is nested too deeply.") from None

@@ -25,7 +25,7 @@ from appliance.engines.generation.scheduler import BatchScheduler
 from appliance.engines.generation.sequence import Vocabulary
 from appliance.engines.generation.tokenizer import Tokenizer
 from appliance.engines.generation.tool_formats import tool_format
-from appliance.engines.generation.tuning import chosen_profile, tuned
+from appliance.engines.generation.tuning import tuned
 from appliance.packs.errors import PackError
 from appliance.packs.manifest import Decoder, Manifest, ProfileName
 
@@ -112,7 +112,7 @@ class GenerationEngine:
             DecoderModel(
                 pack_dir,
                 decoder,
-                chosen_profile(decoder, tuning.profile),
+                tuning.graphs(decoder),
                 cache,
                 cores,
                 chunk_tokens=tuning.chunk_tokens,

@@ -68,7 +68,10 @@ class DecoderModel:
         chunk_tokens: int = CHUNK_TOKENS,
         threads: int = 0,
     ) -> None:
-        """Open the sessions with ``threads`` (0 = all cores). Raises PackError when a graph is not the one that ``decoder`` describes."""
+        """Open the sessions with ``threads`` (0 = all cores).
+
+        Raises PackError when a graph is not the one that ``decoder`` describes.
+        """
         self._cache = cache
         self._cores = cores
         self._threads = threads
@@ -87,27 +90,35 @@ class DecoderModel:
         self._last_index = np.zeros(1, np.int64)
         self._logits = np.zeros((DECODE_ROWS, decoder.vocab_size), np.float32)
         self._scores: NDArray[np.float32] | None = None
-        self._bindings: OrderedDict[tuple[bool, int, int], Binding] = OrderedDict()
+        self._bindings: OrderedDict[tuple[int, int, int, bool], Binding] = OrderedDict()
 
-    def prefill(self, row: int, ids: NDArray[np.int64], start: int, *, priority: int = 0) -> Logits:
+    def prefill(
+        self,
+        row: int,
+        ids: NDArray[np.int64],
+        start: int,
+        *,
+        by_decode_graph: bool = False,
+        priority: int = 0,
+    ) -> Logits:
         """Append ``ids`` [S], at most ``chunk_tokens``, to the ``start`` tokens of ``row``.
 
-        Returns the logits [vocab_size] after the last of them.
+        Returns the logits [vocab_size] after the last of them. ``by_decode_graph`` leaves the
+        profile's own graph for prompts aside.
         """
         self._last_index[0] = ids.size - 1
-        binding = self._binding(True, row, 1)
-        self._append(binding, ids, start, self._last_index, self._logits, priority)
+        session = self._decode if by_decode_graph else self._prefill
+        self._append(session, row, ids, start, self._last_index, self._logits, priority)
         return self._logits[:1].reshape(-1)
 
     def score(self, row: int, ids: NDArray[np.int64], start: int, *, priority: int = 0) -> Logits:
-        """Append ``ids`` [S], at most ``score_tokens``, as ``prefill`` does.
+        """Append ``ids`` [S], at most ``score_tokens``, by the graph that decodes.
 
         Returns the logits [S, vocab_size] after every one of them.
         """
         if self._scores is None:
             self._scores = np.zeros((self.score_tokens, self._vocab_size), np.float32)
-        binding = self._binding(True, row, 1)
-        self._append(binding, ids, start, self._out_index[: ids.size], self._scores, priority)
+        self._append(self._decode, row, ids, start, self._out_index[: ids.size], self._scores, priority)
         return self._scores[: ids.size]
 
     def forget_scores(self) -> None:
@@ -124,7 +135,7 @@ class DecoderModel:
         batch = len(last_tokens)
         longest = max(lengths)
         self._check_room(longest + 1)
-        binding = self._binding(False, first_row, batch)
+        binding = self._binding(self._decode, first_row, batch, decoding=True)
         self._input_ids[:batch] = last_tokens
         self._seqlens_k[:batch] = lengths
         self._total[0] = longest + 1
@@ -133,7 +144,8 @@ class DecoderModel:
 
     def _append(
         self,
-        binding: Binding,
+        session: Any,
+        row: int,
         ids: NDArray[np.int64],
         start: int,
         out_index: NDArray[np.int64],
@@ -142,6 +154,7 @@ class DecoderModel:
     ) -> None:
         count = ids.size
         self._check_room(start + count)
+        binding = self._binding(session, row, 1, decoding=False)
         # What varies from chunk to chunk: its length, and whose logits are wanted.
         _bind_input(binding, "input_ids", self._input_ids, (1, count))
         _bind_input(binding, "out_index", out_index, (out_index.size,))
@@ -149,20 +162,20 @@ class DecoderModel:
         self._input_ids[:count] = ids
         self._seqlens_k[0] = start + count - 1
         self._total[0] = start + count
-        self._run(self._prefill, binding, priority)
+        self._run(session, binding, priority)
 
     def _run(self, session: Any, binding: Binding, priority: int) -> None:
         with self._cores.lease(priority):
             session.run_with_iobinding(binding)
 
-    def _binding(self, prefill: bool, row: int, batch: int) -> Binding:
+    def _binding(self, session: Any, row: int, batch: int, *, decoding: bool) -> Binding:
         """Return the binding of ``batch`` rows from ``row`` on; that of a prefill lacks what varies."""
-        key = (prefill, row, batch)
+        key = (id(session), row, batch, decoding)
         binding = self._bindings.get(key)
         if binding is not None:
             self._bindings.move_to_end(key)
             return binding
-        binding = (self._prefill if prefill else self._decode).io_binding()
+        binding = session.io_binding()
         _bind_input(binding, "seqlens_k", self._seqlens_k, (batch,))
         _bind_input(binding, "total_sequence_length", self._total, self._total_shape)
         shape = (batch, *self._cache.row_shape)
@@ -170,7 +183,7 @@ class DecoderModel:
             name = f"{'kv'[place % 2]}.{place // 2}"
             binding.bind_input(f"past_{name}", "cpu", 0, np.float32, list(shape), address)
             _bind_output(binding, f"present_{name}", address, shape)
-        if not prefill:
+        if decoding:
             _bind_input(binding, "input_ids", self._input_ids, (batch, 1))
             _bind_input(binding, "out_index", self._out_index, (batch,))
             _bind_output(binding, "logits", self._logits.ctypes.data, (batch, self._vocab_size))

@@ -219,8 +219,11 @@ class BatchScheduler:
 
     def _paused(self) -> list[Sequence]:
         rows = self._rows
+        # A beam search has all its memory from the start: a member that does not run rests.
         return [
-            sequence for sequence in rows.admitted if sequence.prefilled and not rows.is_running(sequence)
+            sequence
+            for sequence in rows.admitted
+            if sequence.leader is None and sequence.prefilled and not rows.is_running(sequence)
         ]
 
     def _resume(self) -> None:
@@ -229,21 +232,32 @@ class BatchScheduler:
                 self._rows.start(sequence)
 
     def _admit(self) -> None:
-        """Give waiting sequences rows, in their order, unless admitted ones wait for memory."""
-        with self._changed:
-            while (submission := self._waiting.first()) is not None and not self._paused():
-                if submission.group is None:
-                    sequence = submission.sequences[0]
-                    if not self._rows.admit(sequence, sequence.prompt.size):
-                        return
-                    self._waiting.took(1)
-                else:
-                    members = submission.group.members
-                    request = members[0].request
-                    if not self._rows.admit_group(members, len(request.prompt) + request.max_tokens):
-                        return
-                    self._groups[members[0]] = submission.group
-                    self._waiting.took(len(members))
+        """Give waiting sequences rows, in their order, unless admitted ones wait for memory.
+
+        What is cached is copied meanwhile, so nobody is kept from the queue.
+        """
+        while not self._paused():
+            with self._changed:
+                submission = self._waiting.first()
+            if submission is None:
+                return
+            count = self._admit_of(submission)
+            if not count:
+                return
+            with self._changed:
+                self._waiting.took(submission, count)
+
+    def _admit_of(self, submission: Submission) -> int:
+        """Give the next sequence of ``submission`` a row, or all of a beam search; return how many got one."""
+        if submission.group is None:
+            sequence = submission.sequences[0]
+            return int(self._rows.admit(sequence, sequence.prompt.size))
+        members = submission.group.members
+        request = members[0].request
+        if not self._rows.admit_group(members, len(request.prompt) + request.max_tokens):
+            return 0
+        self._groups[members[0]] = submission.group
+        return len(members)
 
     def _prefill(self, sequence: Sequence) -> None:
         """Run the next chunk of a prompt; after the last one the sequence joins the decode batch."""
@@ -257,7 +271,13 @@ class BatchScheduler:
                 _score(sequence, logits, start, scored)
                 logits = logits[-1]
             else:
-                logits = model.prefill(sequence.row, chunk, start, priority=priority)
+                logits = model.prefill(
+                    sequence.row,
+                    chunk,
+                    start,
+                    by_decode_graph=sequence.by_decode_graph,
+                    priority=priority,
+                )
         except Exception:
             logger.exception("prefill failed")
             self._fail([sequence], EngineError("The model failed on this prompt."))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -59,10 +60,23 @@ class Sequence:
         self.leader: Sequence | None = None
         self.prompt_scores: list[TokenLogprob | None] = []
         self._generator = row_generator(request.sampling.seed)
-        self._processor = LogitsProcessor(request, vocabulary.eos_token_ids, vocabulary.size)
+        self._vocabulary = vocabulary
         self._text = SequenceText(request, vocabulary.tokenizer, vocabulary.eos_token_ids)
         self._unsent: list[int] = []
         self._unsent_logprobs: list[TokenLogprob] = []
+
+    @property
+    def by_decode_graph(self) -> bool:
+        """Whether the prompt goes through the graph that decodes, where the profile has another for prompts.
+
+        Who asks for log probabilities gets those of one and the same graph, wherever a token stands.
+        """
+        return self.request.logprobs is not None or self.request.prompt_logprobs is not None
+
+    @property
+    def scope(self) -> tuple[str, bool]:
+        """Which sequences may share computed prompts with this one."""
+        return self.request.cache_scope, self.by_decode_graph
 
     @property
     def prefilled(self) -> bool:
@@ -73,6 +87,11 @@ class Sequence:
     def computed(self) -> int:
         """How many tokens of the prompt are in the cache."""
         return min(self.length, self.prompt.size)
+
+    @functools.cached_property
+    def _processor(self) -> LogitsProcessor:
+        """Made with the first token: what waits, or is a beam search's member, needs none of its memory."""
+        return LogitsProcessor(self.request, self._vocabulary.eos_token_ids, self._vocabulary.size)
 
     def next_token(self, logits: Logits) -> int:
         """Choose the next token from ``logits`` [vocab_size], which are changed in place.

@@ -1,8 +1,9 @@
-"""Which profile, how many threads and how long a chunk suit this machine: a short self-benchmark, kept.
+"""Which profile, graphs, threads and chunks suit this machine: a short self-benchmark, kept.
 
-It runs when a pack is loaded for the first time on a machine, takes a few seconds, and its
-result is kept beside the data. On a machine that is too busy to tell it gives up and keeps nothing. What it chooses never changes an answer within one profile: prompts
-are cut where it makes no difference, and threads share out rows and columns, not sums.
+It runs when a pack is loaded for the first time on a machine, takes a few seconds, and its result
+is kept beside the data. On a machine that is too busy to tell it gives up and keeps nothing. A
+graph is taken only when it computes here what the pack's own graph does: on processors whose 8-bit
+products saturate, some do not.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Literal
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from appliance.engines.cores import Cores
 from appliance.engines.generation.kv_cache import KvCache
@@ -32,67 +34,38 @@ PROMPT_TOKENS = 512
 BATCH = 8
 REPEATS = 3
 DECODE_STEPS = 6
-MAX_SECONDS = 10.0
+MAX_SECONDS = 12.0
+# The share of its threads' time that this process must get for its times to mean anything.
+LEAST_SHARE = 0.85
 # A longer chunk makes running streams wait longer, so it must be worth it.
 LONGER_WORTH = 1.08
 # Fewer threads win where cores are halves of one; on a box that was busy just now they only seem to.
 FEWER_WORTH = 1.25
-# Tokens of prompt for one of answer: what a profile is judged by, prompts being the larger part of the work.
+# A second graph for prompts takes its memory, so it must be worth it.
+GRAPH_WORTH = 1.1
+# Tokens of prompt for one of answer: what a choice is judged by, prompts being the larger part of the work.
 PROMPT_SHARE = 8.0
+# Mean divergence in nats between two graphs of one pack over the probe. Graphs that pass their gates
+# stay below 0.07 (measured); saturated products are off by far more.
+PROBE_LIMIT = 0.25
+PROBE_TOKENS = 64
+PROBE_STEP = 7919  # a prime, so that the probe's tokens come from all over the vocabulary
 
 
 class Tuning(msgspec.Struct, frozen=True, kw_only=True):
-    """What a pack runs with."""
+    """What a pack runs with. ``prefill`` says whether prompts go through the profile's graph for them."""
 
-    profile: ProfileName
-    threads: int
+    profile: ProfileName = "exact"
+    prefill: bool = False
+    threads: int = 0
     chunk_tokens: int = CHUNK_TOKENS
 
-
-class _Speed(msgspec.Struct, frozen=True):
-    """Seconds for a token of prompt with the shorter and the longer chunk, and for one of BATCH rows."""
-
-    short_chunk: float
-    long_chunk: float
-    decode: float
-
-    @property
-    def chunk_tokens(self) -> int:
-        return CHUNKS[1] if self.long_chunk * LONGER_WORTH < self.short_chunk else CHUNKS[0]
-
-    @property
-    def cost(self) -> float:
-        return PROMPT_SHARE * min(self.short_chunk, self.long_chunk) + self.decode
-
-
-class _Clock:
-    """Times work, as long as there is time."""
-
-    def __init__(self, budget: float) -> None:
-        self._end = time.perf_counter() + budget
-
-    @property
-    def is_over(self) -> bool:
-        return time.perf_counter() > self._end
-
-    def seconds(self, work: Callable[[], None]) -> float:
-        """Return the median time of REPEATS runs, of fewer when the time is over."""
-        times: list[float] = []
-        for _ in range(REPEATS):
-            started = time.perf_counter()
-            work()
-            times.append(time.perf_counter() - started)
-            if self.is_over:
-                break
-        return statistics.median(times)
-
-
-def chosen_profile(decoder: Decoder, name: ProfileName) -> Profile:
-    """Return the pack's profile of that name, "exact" when it has no other."""
-    profile = decoder.profile(name) or decoder.profile("exact")
-    if profile is None:
-        raise PackError("The pack has no profile 'exact'.")
-    return profile
+    def graphs(self, decoder: Decoder) -> Profile:
+        """Return the graphs to open. Raises PackError when the pack does not have the profile."""
+        profile = decoder.profile(self.profile)
+        if profile is None:
+            raise PackError(f"The pack has no profile {self.profile!r}.")
+        return profile if self.prefill else msgspec.structs.replace(profile, prefill=None)
 
 
 def tuned(
@@ -104,8 +77,9 @@ def tuned(
 ) -> Tuning:
     """Return what ``manifest``'s pack runs with on this machine, as ``kept`` says or by measuring now.
 
-    ``wanted`` is a profile, or "auto" for the faster of those that the pack has: its gates have
-    passed all of them. With ``kept`` None nothing is measured. Raises PackError.
+    ``wanted`` is a profile, or "auto" for the faster of those that the pack has: each has passed its
+    gate. With ``kept`` None nothing is measured, and prompts go through the profile's main graph.
+    Raises PackError.
     """
     decoder = manifest.decoder
     if decoder is None:
@@ -115,63 +89,156 @@ def tuned(
         if wanted not in names:
             logger.warning("%s has no profile %s; it runs as exact", manifest.name, wanted)
         names = [wanted if wanted in names else "exact"]
+    default = Tuning(profile=names[0], threads=cores.threads)
     if kept is None:
-        return Tuning(profile=names[0], threads=cores.threads)
+        return default
     key = _key(manifest, cores, names)
     found = _read(kept).get(key)
     if found is None:
-        found = _measure(pack_dir, decoder, cores, names)
+        found = _Bench(pack_dir, decoder, cores).best(names)
         if found is None:
             logger.warning(
                 "%s: this machine is too busy to be measured; trying again at the next start", manifest.name
             )
-            return Tuning(profile=names[0], threads=cores.threads)
+            return default
         _write(kept, key, found)
-        logger.info("%s: profile %s, chunks of %d tokens", manifest.name, found.profile, found.chunk_tokens)
+        logger.info("%s was measured and runs with %s", manifest.name, found)
     return found
 
 
-def _measure(pack_dir: Path, decoder: Decoder, cores: Cores, names: list[ProfileName]) -> Tuning | None:
-    """Return the best of all choices; None when that takes longer than MAX_SECONDS."""
-    clock = _Clock(MAX_SECONDS)
-    found: dict[float, Tuning] = {}
-    for threads in sorted({cores.threads, max(1, cores.threads // 2)}, reverse=True):
+class _Speed(msgspec.Struct, frozen=True):
+    """Seconds for a token of prompt, with the better chunk, and for one of BATCH rows."""
+
+    chunk_tokens: int
+    prefill: float
+    decode: float
+
+    @property
+    def cost(self) -> float:
+        return PROMPT_SHARE * self.prefill + self.decode
+
+
+class _Bench:
+    """Measures the graphs of one pack, as long as MAX_SECONDS last."""
+
+    def __init__(self, pack_dir: Path, decoder: Decoder, cores: Cores) -> None:
+        self._pack_dir = pack_dir
+        self._decoder = decoder
+        self._cores = cores
+        self._end = time.perf_counter() + MAX_SECONDS
+        self._cache = KvCache(
+            layers=decoder.layers,
+            kv_heads=decoder.kv_heads,
+            head_dim=decoder.head_dim,
+            rows=BATCH,
+            context_length=PROMPT_TOKENS + DECODE_STEPS,
+        )
+        self._expected: NDArray[np.float64] | None = None
+        self._wanted_seconds = self._processor_seconds = 0.0
+
+    @property
+    def is_over(self) -> bool:
+        return time.perf_counter() > self._end
+
+    @property
+    def is_disturbed(self) -> bool:
+        """Whether others had the cores while this measured. (The threads of a run never sleep.)"""
+        return self._processor_seconds < LEAST_SHARE * self._wanted_seconds
+
+    def best(self, names: list[ProfileName]) -> Tuning | None:
+        """Return the best choice; None when the time was too short to tell."""
+        found: list[tuple[float, Tuning]] = []
+        for threads in sorted({self._cores.threads, max(1, self._cores.threads // 2)}, reverse=True):
+            for tuning in self._choices(names, threads):
+                speed = self._speed(tuning)
+                if self.is_over or self.is_disturbed:
+                    return None
+                if speed is not None:
+                    cost = speed.cost * (1.0 if threads == self._cores.threads else FEWER_WORTH)
+                    cost *= GRAPH_WORTH if tuning.prefill else 1.0
+                    chosen = msgspec.structs.replace(tuning, chunk_tokens=speed.chunk_tokens)
+                    found.append((cost, chosen))
+        return min(found, key=lambda each: each[0])[1] if found else None
+
+    def _choices(self, names: list[ProfileName], threads: int) -> list[Tuning]:
+        choices: list[Tuning] = []
         for name in names:
-            speed = _speed(pack_dir, decoder, chosen_profile(decoder, name), cores, threads, clock)
-            if clock.is_over:
+            profile = self._decoder.profile(name)
+            choices.append(Tuning(profile=name, threads=threads))
+            if profile is not None and profile.prefill is not None:
+                choices.append(Tuning(profile=name, threads=threads, prefill=True))
+        return choices
+
+    def _speed(self, tuning: Tuning) -> _Speed | None:
+        """Time one choice; None when one of its graphs does not compute what it should."""
+        graphs = tuning.graphs(self._decoder)
+        model = self._open(graphs, tuning.threads)
+        for graph in {graphs.graph, graphs.prefill or graphs.graph} - {self._decoder.graph}:
+            if not self._is_sound(graph):
+                logger.warning("the graph %s does not compute the same on this processor", graph)
                 return None
-            cost = speed.cost if threads == cores.threads else speed.cost * FEWER_WORTH
-            found[cost] = Tuning(profile=name, threads=threads, chunk_tokens=speed.chunk_tokens)
-    return found[min(found)]
+        ids = np.arange(PROMPT_TOKENS, dtype=np.int64) % self._decoder.vocab_size
 
+        def prefill(chunk: int) -> None:
+            for start in range(0, PROMPT_TOKENS, chunk):
+                model.prefill(0, ids[start : start + chunk], start)
 
-def _speed(
-    pack_dir: Path, decoder: Decoder, profile: Profile, cores: Cores, threads: int, clock: _Clock
-) -> _Speed:
-    cache = KvCache(
-        layers=decoder.layers,
-        kv_heads=decoder.kv_heads,
-        head_dim=decoder.head_dim,
-        rows=BATCH,
-        context_length=PROMPT_TOKENS + DECODE_STEPS,
-    )
-    model = DecoderModel(pack_dir, decoder, profile, cache, cores, chunk_tokens=max(CHUNKS), threads=threads)
-    ids = np.arange(PROMPT_TOKENS, dtype=np.int64) % decoder.vocab_size
+        def decode() -> None:
+            for step in range(DECODE_STEPS):
+                model.decode(0, [1] * BATCH, [PROMPT_TOKENS // 4 + step] * BATCH)
 
-    def prefill(chunk: int) -> None:
-        for start in range(0, PROMPT_TOKENS, chunk):
-            model.prefill(0, ids[start : start + chunk], start)
+        prefill(max(CHUNKS))  # the first run lays out its memory
+        threads = tuning.threads
+        short, long = (self._seconds(lambda size=chunk: prefill(size), threads) for chunk in CHUNKS)  # type: ignore[misc]
+        chunk = CHUNKS[1] if long * LONGER_WORTH < short else CHUNKS[0]
+        return _Speed(
+            chunk,
+            (long if chunk == CHUNKS[1] else short) / PROMPT_TOKENS,
+            self._seconds(decode, threads) / (DECODE_STEPS * BATCH),
+        )
 
-    def decode() -> None:
-        for step in range(DECODE_STEPS):
-            model.decode(0, [1] * BATCH, [PROMPT_TOKENS // 4 + step] * BATCH)
+    def _is_sound(self, graph: str) -> bool:
+        """Return whether ``graph`` predicts about what the pack's own graph does."""
+        if self._expected is None:
+            self._expected = self._probe(self._decoder.graph)
+        found = self._probe(graph)
+        divergence = (np.exp(self._expected) * (self._expected - found)).sum(axis=1).mean()
+        return bool(divergence < PROBE_LIMIT)
 
-    prefill(max(CHUNKS))  # the first run lays out its memory
-    return _Speed(
-        clock.seconds(lambda: prefill(CHUNKS[0])) / PROMPT_TOKENS,
-        clock.seconds(lambda: prefill(CHUNKS[1])) / PROMPT_TOKENS,
-        clock.seconds(decode) / (DECODE_STEPS * BATCH),
-    )
+    def _probe(self, graph: str) -> NDArray[np.float64]:
+        """Return the log probabilities [PROBE_TOKENS, vocab_size] that ``graph`` gives to the probe."""
+        model = self._open(Profile(name="exact", graph=graph), self._cores.threads)
+        ids = np.arange(PROBE_TOKENS, dtype=np.int64) * PROBE_STEP % self._decoder.vocab_size
+        pieces = [
+            model.score(0, ids[start : start + model.score_tokens], start).astype(np.float64)
+            for start in range(0, PROBE_TOKENS, model.score_tokens)
+        ]
+        logits = np.concatenate(pieces)
+        logits -= logits.max(axis=1, keepdims=True)
+        return np.asarray(logits - np.log(np.exp(logits).sum(axis=1, keepdims=True)))
+
+    def _open(self, graphs: Profile, threads: int) -> DecoderModel:
+        return DecoderModel(
+            self._pack_dir,
+            self._decoder,
+            graphs,
+            self._cache,
+            self._cores,
+            chunk_tokens=max(CHUNKS),
+            threads=threads,
+        )
+
+    def _seconds(self, work: Callable[[], None], threads: int) -> float:
+        """Return the median time of REPEATS runs, of fewer when the time is over."""
+        times: list[float] = []
+        processor = time.process_time()
+        while len(times) < REPEATS and not (times and self.is_over):
+            started = time.perf_counter()
+            work()
+            times.append(time.perf_counter() - started)
+        self._processor_seconds += time.process_time() - processor
+        self._wanted_seconds += threads * sum(times)
+        return statistics.median(times)
 
 
 def _key(manifest: Manifest, cores: Cores, names: list[ProfileName]) -> str:
