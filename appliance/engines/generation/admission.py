@@ -21,7 +21,7 @@ class Admission:
 
     def check(self, request: GenerationRequest, beams: Beams | None = None) -> None:
         """Raise InputRefusedError when ``request`` can never run."""
-        self._check_lengths(request)
+        self._check_lengths(request, least=0 if request.prompt_logprobs is not None and beams is None else 1)
         self._check_ids(request)
         if any(not stop for stop in request.stop):
             raise InputRefusedError("stop cannot contain an empty string.", param="stop")
@@ -39,11 +39,10 @@ class Admission:
                     param="best_of",
                 )
 
-    def _check_lengths(self, request: GenerationRequest) -> None:
+    def _check_lengths(self, request: GenerationRequest, *, least: int) -> None:
         if not request.prompt:
             raise InputRefusedError("The prompt has no tokens.", param="prompt")
         total = len(request.prompt) + request.max_tokens
-        least = 0 if request.prompt_logprobs is not None else 1
         if request.max_tokens < least or total > self._context_length:
             raise InputRefusedError(
                 f"This model's maximum context length is {self._context_length} tokens."

@@ -22,7 +22,7 @@ def joined(deltas: list[Delta]) -> Answer:
         prompt_logprobs=deltas[0].prompt_logprobs,
         finish_reason=deltas[-1].finish_reason,
         stop_reason=deltas[-1].stop_reason,
-        cumulative_logprob=sum(each.logprob for each in logprobs),
+        cumulative_logprob=sum((each.logprob for each in logprobs), 0.0),
     )
 
 

@@ -23,17 +23,18 @@ from appliance.engines.generation.contract import (
 )
 from appliance.engines.generation.kv_cache import KvCache
 from appliance.engines.generation.logits_processing import LogitsProcessor
-from appliance.engines.generation.logprobs import best, log_sum_exp, token_logprob
+from appliance.engines.generation.logprobs import best, log_sum_exp
 from appliance.engines.generation.rows import RowTable
 from appliance.engines.generation.sequence import Sequence, Vocabulary
 from appliance.engines.generation.sequence_text import Piece, SequenceText
 
 
 class Hypothesis:
-    """One beginning of an answer and the member whose row holds it."""
+    """One beginning of an answer and the member whose row holds it; ``rank`` counts the better ones."""
 
-    def __init__(self, member: Sequence, processor: LogitsProcessor) -> None:
+    def __init__(self, member: Sequence, processor: LogitsProcessor, rank: int) -> None:
         self.member = member
+        self.rank = rank
         self.processor = processor
         self.token_ids: list[int] = []
         self.logprobs: list[TokenLogprob] = []
@@ -72,7 +73,8 @@ class BeamGroup:
         self._prompt_tokens = len(request.prompt)
         leader = members[0]
         processor = LogitsProcessor(request, vocabulary.eos_token_ids, vocabulary.size)
-        self._hypotheses = [Hypothesis(leader, processor)]
+        self._hypotheses = [Hypothesis(leader, processor, 0)]
+        # The best that have ended, at most ``width``, best first, each with its score.
         self._finished: list[tuple[float, Answer]] = []
         self._candidates: list[_Candidate] = []
 
@@ -82,19 +84,20 @@ class BeamGroup:
         hypothesis = next(each for each in self._hypotheses if each.member is member)
         hypothesis.processor.process(logits)
         total = log_sum_exp(logits)
-        top = self._request.logprobs or 0
-        for token_id in best(logits, 2 * self._beams.width):
-            value = float(logits[token_id]) - total
+        ids = best(logits, max(2 * self._beams.width, self._request.logprobs or 0))
+        ranked = [(int(token_id), float(logits[token_id]) - total) for token_id in ids]
+        top = tuple(ranked[: self._request.logprobs or 0])
+        for token_id, value in ranked[: 2 * self._beams.width]:
             if value == -np.inf:
                 break
-            shown = token_logprob(logits, int(token_id), top) if top else TokenLogprob(int(token_id), value)
+            shown = TokenLogprob(token_id, value, top)
             self._candidates.append(_Candidate(hypothesis.cumulative + value, hypothesis, shown))
 
     def advance(self, rows: RowTable, cache: KvCache) -> None:
         """Choose the hypotheses of the next step and put them into rows. Raises EngineError."""
         width = self._beams.width
         # Equal ones: the better parent first, then the lower token id, so that the same request gives the same.
-        ranked = sorted(self._candidates, key=lambda each: -each.cumulative)[: 2 * width]
+        ranked = sorted(self._candidates, key=lambda each: (-each.cumulative, each.parent.rank))[: 2 * width]
         self._candidates = []
         self.is_ready = False
         chosen: list[_Candidate] = []
@@ -108,8 +111,7 @@ class BeamGroup:
         if not chosen or self._is_over(chosen[0].cumulative, len(chosen[0].parent.token_ids) + 1):
             if not self._finished:
                 raise EngineError("The beam search found no answer.")
-            best_first = sorted(self._finished, key=lambda each: -each[0])
-            self.answers = [answer for _, answer in best_first[:width]]
+            self.answers = [answer for _, answer in self._finished]
             return
         self._continue(chosen, rows, cache)
 
@@ -125,27 +127,25 @@ class BeamGroup:
                 parents.remove(id(member))
             else:
                 member = self._copied(member, free.pop(), rows, cache)
-            hypothesis = Hypothesis(member, parent.processor.fork())
+            hypothesis = Hypothesis(member, parent.processor.fork(), len(hypotheses))
             hypothesis.token_ids = [*parent.token_ids, token_id]
             hypothesis.logprobs = [*parent.logprobs, candidate.logprob]
             hypothesis.cumulative = candidate.cumulative
             hypothesis.processor.accept(token_id)
             member.last_token = token_id
             hypotheses.append(hypothesis)
-        for member in free:  # fewer hypotheses than before: their rows rest
+        for member in free:  # fewer hypotheses than before: their rows rest, with the prompt alone
             if rows.is_running(member):
+                member.length = self._prompt_tokens
                 rows.pause(member)
-                member.length = 0
         self._hypotheses = hypotheses
 
     def _copied(self, parent: Sequence, member: Sequence, rows: RowTable, cache: KvCache) -> Sequence:
         """Put the parent's cached tokens into the row of ``member`` and make it run."""
-        if rows.is_running(member):  # it has the prompt already
-            cache.copy(parent.row, member.row, parent.length, self._prompt_tokens)
-        else:
-            member.length = 0
+        if not rows.is_running(member):
             rows.start(member)
-            cache.copy(parent.row, member.row, parent.length)
+        # A member that ran before has the prompt already.
+        cache.copy(parent.row, member.row, parent.length, min(member.length, self._prompt_tokens))
         member.length = parent.length
         return member
 
@@ -171,9 +171,14 @@ class BeamGroup:
     def _finish(
         self, candidate: _Candidate, finish_reason: FinishReason, stop_reason: str | int | None
     ) -> None:
-        text, _ = self._text(candidate)
+        """Keep a candidate that has ended, if it is among the best."""
         token_ids = [*candidate.parent.token_ids, candidate.logprob.token_id]
-        counted = len(token_ids) - (token_ids[-1] in self._vocabulary.eos_token_ids)
+        score = self._score(
+            candidate.cumulative, len(token_ids) - (token_ids[-1] in self._vocabulary.eos_token_ids)
+        )
+        if len(self._finished) == self._beams.width and score <= self._finished[-1][0]:
+            return
+        text, _ = self._text(candidate)
         answer = Answer(
             text=text,
             token_ids=token_ids,
@@ -183,7 +188,9 @@ class BeamGroup:
             stop_reason=stop_reason,
             cumulative_logprob=candidate.cumulative,
         )
-        self._finished.append((self._score(candidate.cumulative, counted), answer))
+        self._finished.append((score, answer))
+        self._finished.sort(key=lambda each: -each[0])  # of equal ones the earlier is better
+        del self._finished[self._beams.width :]
 
     def _score(self, cumulative: float, output_tokens: int) -> float:
         return float(cumulative / (self._prompt_tokens + output_tokens) ** self._beams.length_penalty)
@@ -195,7 +202,7 @@ class BeamGroup:
             return False
         if rule is True:
             return True
-        worst = sorted((score for score, _ in self._finished), reverse=True)[width - 1]
+        worst = self._finished[-1][0]
         if rule == "never" and self._beams.length_penalty > 0:
             output_tokens = self._request.max_tokens  # the longest has the best score of one sum
         return self._score(best_cumulative, output_tokens) <= worst

@@ -116,7 +116,8 @@ class BeamAnswers:
 
     async def answers(self) -> list[Answer]:
         """Return the hypotheses, best first. Raises EngineError when the engine fails, CancelledError after cancel."""
-        return await self._result
+        # Whoever gives up waiting has not cancelled the search yet: see ``cancel``.
+        return await asyncio.shield(self._result)
 
     def cancel(self) -> None:
         """Stop the work within one step."""

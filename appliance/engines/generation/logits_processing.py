@@ -12,7 +12,7 @@ from collections.abc import Sequence as Items
 import numpy as np
 from numpy.typing import NDArray
 
-from appliance.engines.generation.contract import ConstraintState, GenerationRequest, Logits
+from appliance.engines.generation.contract import GenerationRequest, Logits
 
 NEVER = np.float32(-np.inf)
 
@@ -38,11 +38,6 @@ class LogitsProcessor:
         self._output = _TokenCounts(vocab_size) if self._frequency or self._presence else None
         if self._seen is not None:
             self._seen.add_all(request.prompt)
-
-    @property
-    def constraint(self) -> ConstraintState | None:
-        """Where the sequence stands in its constraint."""
-        return self._constraint
 
     def process(self, logits: Logits) -> None:
         """Apply all steps to ``logits`` [vocab_size]. Raises EngineError when the constraint fails."""

@@ -6,15 +6,20 @@ compare them for equality (evaluation harnesses tell so whether a token was the 
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
+from appliance.engines.errors import EngineError
 from appliance.engines.generation.contract import Logits, TokenLogprob
 
 
 def log_sum_exp(logits: Logits) -> float:
-    """Return log Σ exp over ``logits`` [vocab_size]."""
+    """Return log Σ exp over ``logits`` [vocab_size]. Raises EngineError when they are not numbers."""
     largest = np.float32(logits.max())
+    if not math.isfinite(largest):
+        raise EngineError("The model gave logits that are not numbers.")
     return float(largest) + float(np.log(np.exp(logits - largest).sum(dtype=np.float64)))
 
 
@@ -34,7 +39,7 @@ def best(logits: Logits, count: int) -> NDArray[np.intp]:
 def token_logprob(logits: Logits, token_id: int, top: int, *, ranked: bool = False) -> TokenLogprob:
     """Return the log probability of ``token_id`` under ``logits`` [vocab_size], and the ``top`` best ones.
 
-    ``ranked`` counts the token's place too.
+    ``ranked`` counts the token's place too. Raises EngineError when the logits are not numbers.
     """
     total = log_sum_exp(logits)
     value = logits[token_id]

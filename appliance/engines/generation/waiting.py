@@ -21,6 +21,11 @@ class Submission:
         self.priority = sequences[0].request.priority
         self.admitted = 0
 
+    @property
+    def waits(self) -> bool:
+        """Whether a row is wanted; one that has just been given is not, nor one for nobody."""
+        return any(each.row < 0 and not each.receiver.cancelled for each in self.sequences)
+
     def forget_cancelled(self) -> None:
         """Drop the sequences that nobody waits for any more."""
         self.sequences = [each for each in self.sequences if not each.receiver.cancelled]
@@ -34,7 +39,7 @@ class WaitingQueue:
         self._heap: list[tuple[int, int, Submission]] = []
 
     def __len__(self) -> int:
-        return sum(1 for *_, each in self._heap if any(not it.receiver.cancelled for it in each.sequences))
+        return sum(1 for *_, each in self._heap if each.waits)
 
     def push(self, submission: Submission) -> None:
         """Put a submission behind those of its priority."""
@@ -44,16 +49,18 @@ class WaitingQueue:
         """Return whose turn it is."""
         return self._heap[0][2] if self._heap else None
 
-    def took(self, count: int) -> None:
-        """Tell that the first ``count`` sequences of the first submission have got rows."""
-        submission = self._heap[0][2]
+    def took(self, submission: Submission, count: int) -> None:
+        """Tell that the first ``count`` sequences of ``submission``, which is in the queue, have got rows."""
         del submission.sequences[:count]
         submission.admitted += count
-        if not submission.sequences:
-            heapq.heappop(self._heap)
-        elif submission.admitted >= WAVE:
+        wave_is_over = submission.admitted >= WAVE
+        if submission.sequences and not wave_is_over:
+            return
+        self._heap = [entry for entry in self._heap if entry[2] is not submission]
+        heapq.heapify(self._heap)
+        if submission.sequences:
             submission.admitted = 0
-            heapq.heapreplace(self._heap, (-submission.priority, next(self._arrivals), submission))
+            self.push(submission)
 
     def forget_cancelled(self) -> None:
         """Drop what nobody waits for any more."""

@@ -80,10 +80,15 @@ def token_bytes(decoder: Decoder) -> int:
     return bytes_per_token(layers=decoder.layers, kv_heads=decoder.kv_heads, head_dim=decoder.head_dim)
 
 
+def request(prompt: list[int], max_tokens: int, **fields: Any) -> GenerationRequest:
+    """A request, greedy unless told otherwise."""
+    fields = {"sampling": GREEDY, "cache_scope": "test", **fields}
+    return GenerationRequest(prompt=prompt, max_tokens=max_tokens, **fields)
+
+
 def ask(engine: GenerationEngine, prompt: list[int], max_tokens: int, **fields: Any) -> TokenStream:
     """Submit a request, greedy unless told otherwise."""
-    fields = {"sampling": GREEDY, "cache_scope": "test", **fields}
-    return engine.submit(GenerationRequest(prompt=prompt, max_tokens=max_tokens, **fields))
+    return engine.submit(request(prompt, max_tokens, **fields))
 
 
 async def answer(stream: TokenStream) -> Answer:

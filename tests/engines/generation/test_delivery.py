@@ -10,8 +10,8 @@ import weakref
 import pytest
 
 from appliance.engines.errors import EngineError
-from appliance.engines.generation.contract import Delta
-from appliance.engines.generation.delivery import Outbox, TokenStream
+from appliance.engines.generation.contract import Answer, Delta, TokenLogprob
+from appliance.engines.generation.delivery import BeamAnswers, Outbox, TokenStream
 
 
 def nothing() -> None:
@@ -113,3 +113,86 @@ async def test_a_loop_that_takes_nothing_does_not_stop_the_others() -> None:
     bad.loop.close()
     assert bad.cancelled
     assert (await anext(good)).text == "a"
+
+
+def found(text: str) -> Answer:
+    return Answer(text=text, token_ids=[1], finish_reason="stop")
+
+
+async def test_a_search_gives_its_answers() -> None:
+    search, outbox = BeamAnswers(3, nothing), Outbox()
+    outbox.post(search, [found("a"), found("b")])
+    threading.Thread(target=outbox.flush).start()
+    assert [answer.text for answer in await search.answers()] == ["a", "b"]
+    search.cancel()
+    assert (search.cancelled, search.prompt_tokens) == (False, 3)
+
+
+async def test_a_search_that_fails_raises_its_error() -> None:
+    search, outbox = BeamAnswers(1, nothing), Outbox()
+    for error in ("gone", "gone again"):  # of all its hypotheses; only the first is told
+        outbox.post(search, EngineError(error))
+    outbox.flush()
+    with pytest.raises(EngineError, match=r"gone$"):
+        await search.answers()
+
+
+async def test_cancelling_a_search_wakes_the_engine_once() -> None:
+    wakes: list[None] = []
+    search, outbox = BeamAnswers(1, lambda: wakes.append(None)), Outbox()
+    waiting = asyncio.ensure_future(search.answers())
+    await asyncio.sleep(0)
+    search.cancel()
+    search.cancel()
+    outbox.post(search, [found("too late")])
+    outbox.flush()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert (search.cancelled, len(wakes)) == (True, 1)
+
+
+async def test_a_caller_that_is_cancelled_while_it_waits_can_still_cancel_the_search() -> None:
+    wakes: list[None] = []
+    search = BeamAnswers(1, lambda: wakes.append(None))
+
+    async def caller() -> None:
+        try:
+            await search.answers()
+        finally:
+            search.cancel()
+
+    task = asyncio.create_task(caller())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert (search.cancelled, len(wakes)) == (True, 1)
+
+
+async def test_giving_up_on_a_search_loses_nothing() -> None:
+    search, outbox = BeamAnswers(1, nothing), Outbox()
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(search.answers(), 0.001)
+    outbox.post(search, [found("a")])
+    outbox.flush()
+    assert [answer.text for answer in await search.answers()] == ["a"]
+
+
+async def test_log_probabilities_of_deltas_that_arrived_together_stay_in_order() -> None:
+    stream, outbox = TokenStream(2, nothing), Outbox()
+    scores = [None, TokenLogprob(5, -1.0)]
+    for place in range(3):
+        outbox.post(
+            stream,
+            Delta(
+                text="x",
+                token_ids=[place],
+                logprobs=[TokenLogprob(place, -0.5)],
+                prompt_logprobs=scores if not place else None,
+                finish_reason="length" if place == 2 else None,
+            ),
+        )
+    outbox.flush()
+    (delta,) = [delta async for delta in stream]
+    assert [each.token_id for each in delta.logprobs] == delta.token_ids == [0, 1, 2]
+    assert delta.prompt_logprobs == scores

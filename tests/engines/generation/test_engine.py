@@ -81,10 +81,10 @@ async def test_sixteen_at_once_are_not_mixed_up(engine: GenerationEngine) -> Non
     prompts = [await text_ids(engine, text) for text in texts]
     lengths = [3 + number % 4 for number in range(16)]
     together = await asyncio.gather(
-        *(answer(ask(engine, p, n)) for p, n in zip(prompts, lengths, strict=True))
+        *(answer(ask(engine, p, n, ignore_eos=True)) for p, n in zip(prompts, lengths, strict=True))
     )
     for number in (0, 7, 15):
-        alone = await answer(ask(engine, prompts[number], lengths[number]))
+        alone = await answer(ask(engine, prompts[number], lengths[number], ignore_eos=True))
         assert alone.token_ids == together[number].token_ids
     assert [len(each.token_ids) for each in together] == lengths
     assert (engine.queue_depth, engine.running_rows) == (0, 0)
@@ -99,7 +99,7 @@ async def test_a_different_seed_or_none_gives_different_text(engine: GenerationE
 
 async def test_max_tokens_ends_with_length(engine: GenerationEngine) -> None:
     whole = await answer(ask(engine, await text_ids(engine, STORY), 5))
-    assert (len(whole.token_ids), whole.last.finish_reason, whole.last.stop_reason) == (5, "length", None)
+    assert (len(whole.token_ids), whole.finish_reason, whole.stop_reason) == (5, "length", None)
     assert whole.text == engine.decode(whole.token_ids)
 
 
@@ -108,7 +108,7 @@ async def test_a_stop_string_cuts_the_text_before_it(engine: GenerationEngine) -
     whole = (await answer(ask(engine, prompt, 16))).text
     stop = whole[len(whole) // 2 : len(whole) // 2 + 4]
     cut = await answer(ask(engine, prompt, 16, stop=("never said", stop)))
-    assert (cut.last.finish_reason, cut.last.stop_reason) == ("stop", stop)
+    assert (cut.finish_reason, cut.stop_reason) == ("stop", stop)
     assert cut.text == whole[: whole.index(stop)]
 
 
@@ -116,7 +116,7 @@ async def test_a_stop_string_that_never_comes_changes_nothing(engine: Generation
     prompt = await text_ids(engine, STORY)
     whole = await answer(ask(engine, prompt, 8))
     almost = await answer(ask(engine, prompt, 8, stop=(whole.text + "!",)))
-    assert (almost.text, almost.last.finish_reason) == (whole.text, "length")
+    assert (almost.text, almost.finish_reason) == (whole.text, "length")
 
 
 async def test_stop_strings_do_not_match_the_prompt(engine: GenerationEngine) -> None:

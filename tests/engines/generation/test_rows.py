@@ -33,11 +33,9 @@ STEMS = [[seed * 7919 + place for place in range(CONTEXT)] for seed in (1, 2)]
 class _Placed(Sequence):
     """A sequence with nothing but its prompt and its place: the table asks for no more."""
 
-    def __init__(self, mark: int, prompt: list[int], scope: str = "a", scored: bool = False) -> None:
+    def __init__(self, mark: int, prompt: list[int], scope: str = "a", **fields: int) -> None:
         self.mark = mark
-        self.request = GenerationRequest(
-            prompt=prompt, max_tokens=1, cache_scope=scope, prompt_logprobs=0 if scored else None
-        )
+        self.request = GenerationRequest(prompt=prompt, max_tokens=1, cache_scope=scope, **fields)  # type: ignore[arg-type]
         self.prompt = np.array(prompt, np.int64)
         self.order = (0, mark)
         self.row = -1
@@ -49,16 +47,16 @@ class _Placed(Sequence):
     def expected(self) -> NDArray[np.float32]:
         """What its row must hold."""
         produced = max(0, self.length - self.prompt.size)
-        known = contents(self.request.cache_scope, self.prompt)[: self.computed]
+        known = contents(self.scope, self.prompt)[: self.computed]
         return np.concatenate([known, np.full(produced, -self.mark, np.float32)])
 
 
-def contents(scope: str, prompt: NDArray[np.int64]) -> NDArray[np.float32]:
+def contents(scope: tuple[str, bool], prompt: NDArray[np.int64]) -> NDArray[np.float32]:
     """Keys and values as a model makes them: those of a token depend on it and on all before it.
 
     Those of two scopes differ here, so that one found in the other is seen.
     """
-    value, values = ord(scope), []
+    value, values = ord(scope[0]) + 1000 * scope[1], []
     for token_id in prompt.tolist():
         value = (value * 31 + token_id + 1) % 65_521
         values.append(value + 1)
@@ -76,6 +74,10 @@ PROMPTS = st.builds(
     st.integers(1, 20),
     st.sampled_from([3, 5]),
 )
+
+
+# Who asks for log probabilities shares with such alone; who asks for the prompt's computes all of it.
+KINDS: list[dict[str, int]] = [{}, {}, {"logprobs": 1}, {"prompt_logprobs": 1}]
 
 
 class Rows(RuleBasedStateMachine):
@@ -96,31 +98,31 @@ class Rows(RuleBasedStateMachine):
     def teardown(self) -> None:
         self.patches.undo()
 
-    def sequence(self, prompt: list[int], scope: str, scored: bool = False) -> _Placed:
+    def sequence(self, prompt: list[int], scope: str, **fields: int) -> _Placed:
         self.marks += 1
-        return _Placed(self.marks, prompt, scope, scored)
+        return _Placed(self.marks, prompt, scope, **fields)
 
     def write(self, sequence: _Placed, tokens: int) -> None:
         start, sequence.length = sequence.length, sequence.length + tokens
         for tensor in self.cache.tensors:
             tensor[sequence.row, :, start : sequence.length] = sequence.expected()[start:, None]
 
-    def best_known(self, sequence: _Placed) -> int:
+    def best_known(self, sequence: Sequence) -> int:
         """How much of a prompt anybody of its scope has: every one looked at, token by token."""
-        mine, scope = sequence.prompt.tolist(), sequence.request.cache_scope
+        mine, scope = sequence.prompt.tolist(), sequence.scope
         known = [each.tokens.tolist() for each in self.table._cached if each.scope == scope]
         known += [
             each.prompt[: each.computed].tolist()
             for each in self.table.admitted
-            if each.request.cache_scope == scope and each is not sequence and each.awaits is None
+            if each.scope == scope and each is not sequence and each.awaits is None
         ]
         counts = [common(mine[:-2], tokens) for tokens in known]
         best = max(counts, default=0)
         return 0 if best < LEAST_SHARED_TOKENS or sequence.request.prompt_logprobs is not None else best
 
-    @rule(prompt=PROMPTS, scope=st.sampled_from("ab"), scored=st.sampled_from([False, False, False, True]))
-    def admit(self, prompt: list[int], scope: str, scored: bool) -> None:
-        sequence = self.sequence(prompt, scope, scored)
+    @rule(prompt=PROMPTS, scope=st.sampled_from("ab"), fields=st.sampled_from(KINDS))
+    def admit(self, prompt: list[int], scope: str, fields: dict[str, int]) -> None:
+        sequence = self.sequence(prompt, scope, **fields)
         alone, free, known = not self.table.admitted, self.table.free, self.best_known(sequence)
         cached = len(self.table._cached)
         if self.table.admit(sequence, len(prompt)):
