@@ -38,6 +38,9 @@ def chat_prompt(
     given = [conversation.messages, conversation.tools, conversation.documents, conversation.variables]
     marker = choose_marker(given)
     messages, tools, documents, variables = tokenizer.control_tokens.protect(given, marker)
+    end = choose_marker([given, marker])
+    if conversation.continue_final_message:
+        messages = _with_end(messages, end)
     rendered = template.render(
         messages,
         tools=tools,
@@ -47,18 +50,29 @@ def chat_prompt(
         max_characters=tokenizer.max_characters,
     )
     if conversation.continue_final_message:
-        rendered = _left_open(rendered, messages[-1].get("content"))
+        rendered = _left_open(rendered, end)
     ids = tokenizer.encode_rendered(rendered, marker)
     return [*tokenizer.special_prefix, *ids] if add_special_tokens else ids
 
 
-def _left_open(rendered: str, content: Any) -> str:
-    """Cut what the template wrote behind the last message's content."""
-    text = content.strip() if isinstance(content, str) else ""
-    place = rendered.rfind(text) if text else -1
-    if place < 0:
+def _with_end(messages: list[dict[str, Any]], end: str) -> list[dict[str, Any]]:
+    """Write ``end`` and a space behind the last message's text."""
+    last = messages[-1] if messages else {}
+    if not isinstance(last.get("content"), str) or not last["content"].strip():
         raise InputRefusedError(
-            "continue_final_message needs a last message with text that the chat template writes as it is.",
+            "continue_final_message needs a last message with text.", param="continue_final_message"
+        )
+    return [*messages[:-1], {**last, "content": last["content"] + end + " "}]
+
+
+def _left_open(rendered: str, end: str) -> str:
+    """Cut what the template wrote from the last ``end`` on."""
+    text, found, behind = rendered.rpartition(end)
+    if not found:
+        raise InputRefusedError(
+            "continue_final_message needs a chat template that writes the last message as it is.",
             param="continue_final_message",
         )
-    return rendered[: place + len(text)]
+    # A template that trims what it writes has left no space there, and would have left none before it.
+    text = text if behind.startswith(" ") else text.rstrip()
+    return text.replace(end + " ", "").replace(end, "")

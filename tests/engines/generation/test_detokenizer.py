@@ -74,3 +74,30 @@ def test_endless_broken_bytes_are_shown_at_last() -> None:
 def _byte_token(tokenizer: tokenizers.Tokenizer, byte: int) -> int:
     token_bytes = TokenBytes(tokenizer)
     return next(i for i in range(tokenizer.get_vocab_size()) if token_bytes.of(i) == bytes([byte]))
+
+
+@given(st.lists(st.integers(0, BYTE_LEVEL.get_vocab_size() - 1), max_size=60))
+def test_with_control_tokens_shown_pieces_are_the_decoding_with_them(ids: list[int]) -> None:
+    """Half a character that a control token cuts off is replaced where it stands."""
+    detokenizer = BYTE_LEVEL_BYTES.detokenizer(skip_special=False, spaces_between_special=False)
+    shown = "".join([*(detokenizer.push(each) for each in ids), detokenizer.flush()])
+    expected = b""
+    text = ""
+    for each in ids:
+        if BYTE_LEVEL_BYTES.is_special(each):
+            text += expected.decode("utf-8", "replace") + BYTE_LEVEL_BYTES.name(each)
+            expected = b""
+        else:
+            expected += BYTE_LEVEL_BYTES.of(each)
+    assert shown == text + expected.decode("utf-8", "replace")
+
+
+def test_a_token_shown_alone_is_its_bytes_or_its_name() -> None:
+    end = token_id(BYTE_LEVEL, "<|im_end|>")
+    assert BYTE_LEVEL_BYTES.shown(end) == b"<|im_end|>"
+    assert BYTE_LEVEL_BYTES.of(end) == b""
+    assert BYTE_LEVEL_BYTES.shown(_byte_token(BYTE_LEVEL, 0xE4)) == b"\xe4"
+    assert BYTE_LEVEL_BYTES.shown(10**6) == b""
+    assert BYTE_FALLBACK_BYTES.shown(token_id(BYTE_FALLBACK, "<0xFF>")) == b"\xff"
+    assert BYTE_FALLBACK_BYTES.shown(token_id(BYTE_FALLBACK, "▁h")) == b" h"
+    assert BYTE_FALLBACK_BYTES.shown(token_id(BYTE_FALLBACK, "</s>")) == b"</s>"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -26,6 +27,8 @@ def naive(logits: NDArray[np.float32], sampling: Sampling) -> dict[int, float]:
     if sampling.top_p < 1:
         reached = int(np.searchsorted(np.cumsum(shares), sampling.top_p)) + 1
         order, shares = order[:reached], shares[:reached] / shares[:reached].sum()
+    likely = shares >= sampling.min_p * shares.max()
+    order, shares = order[likely], shares[likely] / shares[likely].sum()
     return dict(zip(order.tolist(), shares.tolist(), strict=True))
 
 
@@ -41,20 +44,18 @@ def drawn_from(logits: NDArray[np.float32], sampling: Sampling) -> dict[int, flo
     st.one_of(st.just(-1), st.integers(1, 90)),
     # Odd shares keep clear of sums that are exactly reached, where rounding decides.
     st.integers(1, 99).map(lambda percent: percent / 100 + 0.00317),
+    st.sampled_from([0.0, 0.0, 0.0503, 0.703]),
 )
 def test_candidates_and_shares_are_those_of_a_full_sort(
-    values: list[int], temperature: float, top_k: int, top_p: float
+    values: list[int], temperature: float, top_k: int, top_p: float, min_p: float
 ) -> None:
     logits = (np.array(values) / 4).astype(np.float32)
-    sampling = Sampling(temperature=temperature, top_k=top_k, top_p=min(top_p, 1.0))
+    sampling = Sampling(temperature=temperature, top_k=top_k, top_p=min(top_p, 1.0), min_p=min_p)
     expected = naive(logits, sampling)
     found = drawn_from(logits, sampling)
     if set(found) != set(expected):  # a share within rounding of top_p may fall on either side
         other = min(
-            (
-                naive(logits, Sampling(temperature=temperature, top_k=top_k, top_p=p))
-                for p in _near(sampling.top_p)
-            ),
+            (naive(logits, msgspec.structs.replace(sampling, top_p=p)) for p in _near(sampling.top_p)),
             key=lambda shares: len(set(shares) ^ set(found)),
         )
         expected = other
@@ -133,3 +134,23 @@ def test_extreme_logits_never_give_an_impossible_token(temperature: float, seed:
     logits = np.array([-np.inf, 1e4, -1e4, 9999.5, -np.inf], np.float32)
     token = sample(logits, Sampling(temperature=temperature, top_p=0.9), row_generator(seed))
     assert token in {1, 3}
+
+
+def test_min_p_is_a_share_of_the_best_token_s_probability() -> None:
+    logits = np.log(np.array([0.5, 0.25, 0.1, 0.15], np.float32))
+    assert set(drawn_from(logits, Sampling(min_p=0.29))) == {0, 1, 3}
+    assert set(drawn_from(logits, Sampling(min_p=1.0))) == {0}
+    assert set(drawn_from(logits, Sampling(min_p=0.29, top_k=2))) == {0, 1}
+
+
+def test_what_a_mask_forbids_is_never_drawn() -> None:
+    logits = np.full(3000, -np.inf, np.float32)
+    logits[[5, 2900]] = 1.0
+    for sampling in (
+        Sampling(),
+        Sampling(top_k=50),
+        Sampling(top_p=0.99),
+        Sampling(min_p=0.01, temperature=2.0),
+    ):
+        generator = row_generator(2)
+        assert {sample(logits, sampling, generator) for _ in range(60)} == {5, 2900}

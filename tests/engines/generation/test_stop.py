@@ -66,3 +66,27 @@ def test_a_long_stop_string_that_almost_matches_again_and_again_stays_cheap() ->
     matcher = StopMatcher(("a" * 4000 + "b",))
     shown = sum(len(matcher.push("aaaa")[0]) for _ in range(2000))
     assert shown + len(matcher.flush()) == 8000
+
+
+@given(STOPS, PIECES)
+def test_with_the_stop_string_included_the_text_ends_behind_it(
+    stops: tuple[str, ...], pieces: list[str]
+) -> None:
+    matcher = StopMatcher(stops, included=True)
+    text, matched = "", None
+    for piece in pieces:
+        final, matched = matcher.push(piece)
+        text += final
+        if matched is not None:
+            break
+    if matched is None:
+        text += matcher.flush()
+    expected, stop = reference(stops, pieces)
+    assert (text, matched) == (expected + (stop or ""), stop)
+
+
+def test_without_a_search_nothing_matches_and_what_is_held_back_may_match_later() -> None:
+    matcher = StopMatcher(("abc",))
+    assert matcher.push("xabc", search=False) == ("xabc", None)
+    assert matcher.push("ab", search=False) == ("", None)
+    assert matcher.push("cd") == ("", "abc")
