@@ -25,8 +25,9 @@ def frame(payload: Any) -> bytes:
 def event_stream(events: AsyncGenerator[Any, None], dialect: Dialect, *, done: bool = True) -> Stream:
     """Answer with a stream of events; a failure after the first byte becomes an error event.
 
-    The work behind ``events`` is stopped by whoever began it (``disconnect.at_end``): a stream whose client
-    leaves early may never be started.
+    An event that is bytes is sent as it is: frames that were encoded already, or nothing. The work behind
+    ``events`` is stopped by whoever began it (``disconnect.at_end``): a stream whose client leaves early may
+    never be started.
     """
     return Stream(
         _frames(events, dialect, done),
@@ -38,7 +39,10 @@ def event_stream(events: AsyncGenerator[Any, None], dialect: Dialect, *, done: b
 async def _frames(events: AsyncGenerator[Any, None], dialect: Dialect, done: bool) -> AsyncIterator[bytes]:
     try:
         async for event in events:
-            yield frame(event)
+            if type(event) is not bytes:
+                yield frame(event)
+            elif event:
+                yield event
     except ApplianceError as error:
         yield frame({"error": dialect.error_body(error)["error"]})
     except Exception:
