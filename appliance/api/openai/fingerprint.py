@@ -1,4 +1,4 @@
-"""``system_fingerprint``: changes when the build or the pack does."""
+"""``system_fingerprint``: changes when the build, the pack or the profile does."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from appliance import __version__
 from appliance.packs.manifest import Manifest
 
 
-def system_fingerprint(manifest: Manifest) -> str:
-    """Return ``fp_`` and ten hexadecimal digits over the program's version and the pack's file hashes."""
-    return _fingerprint(manifest.name, manifest.version, tuple(file.sha256 for file in manifest.file))
+def system_fingerprint(manifest: Manifest, profile: str) -> str:
+    """Return ``fp_`` and ten hexadecimal digits over program version, pack files and the profile that runs."""
+    files = tuple(file.sha256 for file in manifest.file)
+    return _fingerprint(manifest.name, manifest.version, profile, files)
 
 
 @functools.lru_cache(maxsize=256)

@@ -20,6 +20,7 @@ class Message(msgspec.Struct, kw_only=True):
     name: str | None = None
     tool_calls: list[dict[str, Any]] | None = None
     tool_call_id: str | None = None
+    function_call: dict[str, Any] | None = None
     refusal: str | None = None
 
 
@@ -27,14 +28,15 @@ def template_messages(messages: list[Message]) -> list[dict[str, Any]]:
     """Return the messages as plain dicts with text content.
 
     Text parts are joined by newlines; a message without content and tool calls is dropped;
-    ``developer`` is ``system``. Raises InvalidRequestError for no messages and for parts that the
-    model cannot take: nothing is silently left out.
+    ``developer`` is ``system``; a legacy ``function_call`` is the only tool call. Raises
+    InvalidRequestError for no messages and for parts that the model cannot take: nothing is silently left out.
     """
     if len(messages) > MAX_MESSAGES:
         raise InvalidRequestError(f"messages may hold at most {MAX_MESSAGES} messages.", param="messages")
     result: list[dict[str, Any]] = []
     for index, message in enumerate(messages):
-        if message.content is None and not message.tool_calls:
+        calls = _tool_calls(message)
+        if message.content is None and not calls:
             continue
         shaped: dict[str, Any] = {
             "role": "system" if message.role == "developer" else message.role,
@@ -44,12 +46,18 @@ def template_messages(messages: list[Message]) -> list[dict[str, Any]]:
             shaped["name"] = message.name
         if message.tool_call_id is not None:
             shaped["tool_call_id"] = message.tool_call_id
-        if message.tool_calls:
-            shaped["tool_calls"] = [_parsed_call(call) for call in message.tool_calls]
+        if calls:
+            shaped["tool_calls"] = [_parsed_call(call) for call in calls]
         result.append(shaped)
     if not result:
         raise InvalidRequestError("messages must contain at least one message.", param="messages")
     return result
+
+
+def _tool_calls(message: Message) -> list[dict[str, Any]]:
+    if message.tool_calls or message.function_call is None:
+        return message.tool_calls or []
+    return [{"type": "function", "function": message.function_call}]
 
 
 def _text(content: str | list[dict[str, Any]] | None, path: str) -> str:
