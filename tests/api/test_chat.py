@@ -70,16 +70,6 @@ def test_a_stream_without_stream_options_has_no_usage_key_and_ends_with_done(ser
     assert not any("usage" in event for event in events)
 
 
-def test_continuous_usage_counts_up_to_the_whole(service: Service) -> None:
-    response = chat(service, stream=True, stream_options={"continuous_usage_stats": True})
-    events = [json.loads(line[6:]) for line in response.text.split("\n") if line.startswith("data: {")]
-
-    counts = [event["usage"]["completion_tokens"] for event in events]
-    assert counts == sorted(counts)
-    assert counts[0] == 0
-    assert events[-1]["choices"] == []
-
-
 def test_a_seed_repeats_and_no_seed_varies(client: OpenAI) -> None:
     def texts(**fields: Any) -> set[str | None]:
         answers = [
@@ -93,22 +83,6 @@ def test_a_seed_repeats_and_no_seed_varies(client: OpenAI) -> None:
     assert len(texts(seed=11)) == 1
     assert len(texts()) > 1
     assert len(texts(seed=-1)) > 1
-
-
-def test_a_stop_string_ends_the_text_before_it(service: Service) -> None:
-    whole = chat(service, temperature=0, max_tokens=24).json()["choices"][0]["message"]["content"]
-    stop = whole[6:9]
-    answer = chat(service, temperature=0, max_tokens=24, stop=["\x00never", stop]).json()["choices"][0]
-
-    assert answer["message"]["content"] == whole[: whole.index(stop)]
-    assert (answer["finish_reason"], answer["stop_reason"]) == ("stop", stop)
-
-
-def test_max_completion_tokens_wins(service: Service) -> None:
-    body = chat(service, max_tokens=8, max_completion_tokens=3, temperature=0).json()
-
-    assert body["usage"]["completion_tokens"] == 3
-    assert body["choices"][0]["finish_reason"] == "length"
 
 
 def test_parts_and_developer_messages_are_taken(service: Service) -> None:
@@ -136,16 +110,6 @@ def test_control_tokens_in_a_message_stay_text(service: Service) -> None:
 @pytest.mark.parametrize(
     ("fields", "param", "words"),
     [
-        ({"top_p": 0}, "top_p", "top_p must be in (0, 1], got 0"),
-        ({"top_p": 1.01}, "top_p", "top_p must be in (0, 1], got 1.01."),
-        ({"top_k": 0}, "top_k", "top_k must be -1 (disable), or at least 1, got 0."),
-        ({"temperature": -0.1}, "temperature", "temperature must be non-negative, got -0.1."),
-        ({"temperature": 2.1}, "temperature", "temperature must be in [0, 2], got 2.1."),
-        ({"max_tokens": 0}, "max_tokens", "max_tokens must be at least 1, got 0."),
-        ({"max_completion_tokens": 0}, "max_completion_tokens", "max_completion_tokens must be at least 1"),
-        ({"stop": [""]}, "stop", "stop cannot contain an empty string."),
-        ({"stream_options": {}}, "stream_options", "stream_options can only be set if stream is true"),
-        ({"top_logprobs": 3}, "top_logprobs", "`logprobs` must be set to true"),
         ({"messages": []}, "messages", "at least one message"),
         ({"messages": [{"role": "user", "content": [{"type": "video"}]}]}, None, "Unknown part type: video"),
         (
@@ -162,24 +126,13 @@ def test_control_tokens_in_a_message_stay_text(service: Service) -> None:
         ),
         ({"temperature": "warm"}, "temperature", "temperature"),
         ({"messages": "hello"}, "messages", "messages"),
-        ({"n": 2}, "n", "`n`"),
-        ({"n": 0}, "n", "n must be at least 1, got 0."),
         ({"messages": [{"role": "user"}]}, "messages", "at least one message"),
-        ({"presence_penalty": 2.5}, "presence_penalty", "presence_penalty must be in [-2, 2], got 2.5."),
-        ({"repetition_penalty": 0}, "repetition_penalty", "repetition_penalty must be in (0, 2], got 0"),
-        ({"min_p": 1.5}, "min_p", "min_p must be in [0, 1], got 1.5."),
-        ({"top_logprobs": 21, "logprobs": True}, "top_logprobs", "Cannot request more than 20 logprobs."),
-        ({"top_logprobs": -1}, "top_logprobs", "`top_logprobs` must be a positive value."),
         ({"tool_choice": "auto"}, "tool_choice", "When using `tool_choice`, `tools` must be set."),
-        ({"guided_decoding_backend": "x"}, "guided_decoding_backend", "Unknown guided decoding backend 'x'."),
-        ({"stop": ["a"] * 65}, "stop", "stop may hold at most 64 strings, got 65."),
-        ({"logprobs": True}, "logprobs", "`logprobs`"),
-        ({"presence_penalty": 0.5}, "presence_penalty", "`presence_penalty`"),
-        ({"response_format": {"type": "json_object"}}, "response_format", "`response_format`"),
-        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools", "`tools`"),
+        ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content", "messages[0].content"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools", "does not support tools"),
     ],
 )
-def test_a_wrong_or_unserved_value_is_a_400_that_names_the_field(
+def test_a_wrong_value_is_a_400_that_names_the_field(
     service: Service, fields: dict[str, Any], param: str | None, words: str
 ) -> None:
     response = chat(service, **fields)
@@ -226,18 +179,3 @@ def test_an_unknown_model_is_404_and_a_wrong_one_400(client: OpenAI) -> None:
     assert caught.value.code == "model_not_found"
     with pytest.raises(openai.BadRequestError, match="does not support chat completions"):
         client.chat.completions.create(model=EMBEDDING, messages=FRANCE)
-
-
-def test_prompt_and_completion_must_fit_the_context(service: Service) -> None:
-    context = 8192
-    prompt = chat(service).json()["usage"]["prompt_tokens"]
-    too_many = chat(service, max_tokens=context - prompt + 1)
-
-    assert too_many.status_code == 400
-    error = too_many.json()["error"]
-    assert error["code"] == "context_length_exceeded"
-    for number in (context, context + 1, prompt, context - prompt + 1):
-        assert str(number) in error["message"]
-    long = chat(service, messages=[{"role": "user", "content": "word " * 9000}], max_tokens=None)
-    assert long.status_code == 400
-    assert "maximum context length is 8192 tokens" in long.json()["error"]["message"]

@@ -76,7 +76,6 @@ def test_streams_of_several_prompts_add_up_to_the_whole(client: OpenAI) -> None:
         ({"prompt": [-1]}, "Token id -1 is out of vocabulary"),
         ({"suffix": "end"}, "suffix is not currently supported"),
         ({"logprobs": -1}, "if passed, `logprobs` must be a positive value."),
-        ({"echo": True}, "`echo`"),
         (
             {"stream_options": {"include_usage": True}},
             "Stream options can only be defined when stream is True.",
