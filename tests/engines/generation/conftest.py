@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from appliance.engines.cores import Cores
 from appliance.engines.generation.answers import joined
@@ -80,6 +82,68 @@ def token_bytes(decoder: Decoder) -> int:
     return bytes_per_token(layers=decoder.layers, kv_heads=decoder.kv_heads, head_dim=decoder.head_dim)
 
 
+class Plain:
+    """The graph of a pack at batch 1 with plain arrays: no engine, no cache that is shared, no chunks."""
+
+    def __init__(self, pack: Path, decoder: Decoder, cores: Cores) -> None:
+        self._session = cores.session(pack / decoder.graph)
+        self._shape = (decoder.kv_heads, decoder.head_dim)
+        self._names = [f"{side}.{layer}" for layer in range(decoder.layers) for side in "kv"]
+
+    def logits(self, ids: list[int]) -> NDArray[np.float64]:
+        """Run all ``ids`` at once; return the logits [len(ids), vocab_size] after each."""
+        return self.steps(len(ids))(ids, list(range(len(ids))))
+
+    def steps(self, capacity: int) -> Callable[[list[int], list[int]], NDArray[np.float64]]:
+        """Return a function that appends tokens to a sequence of its own, and gives the logits after some."""
+        kv_heads, head_dim = self._shape
+        cache = [np.zeros((1, kv_heads, capacity, head_dim), np.float32) for _ in self._names]
+        length = 0
+
+        def append(ids: list[int], wanted: list[int]) -> NDArray[np.float64]:
+            nonlocal cache, length
+            length += len(ids)
+            inputs = {f"past_{name}": tensor for name, tensor in zip(self._names, cache, strict=True)}
+            inputs["input_ids"] = np.array([ids], np.int64)
+            inputs["seqlens_k"] = np.array([length - 1], np.int32)
+            inputs["total_sequence_length"] = np.array([length], np.int32)
+            inputs["out_index"] = np.array(wanted, np.int64)
+            outputs = ["logits", *(f"present_{name}" for name in self._names)]
+            logits, *cache = self._session.run(outputs, inputs)
+            return np.asarray(logits, np.float64)
+
+        return append
+
+    def generate(
+        self, prompt: list[int], count: int, choose: Choose
+    ) -> tuple[list[int], list[NDArray[np.float64]]]:
+        """Produce ``count`` tokens as ``choose`` says, which changes logits in place; return those too."""
+        append = self.steps(len(prompt) + count)
+        produced: list[int] = []
+        seen: list[NDArray[np.float64]] = []
+        fed = prompt
+        for _ in range(count):
+            logits = append(fed, [len(fed) - 1])[0]
+            fed = [choose(logits, produced)]
+            produced += fed
+            seen.append(logits)
+        return produced, seen
+
+
+Choose = Callable[[NDArray[np.float64], list[int]], int]
+
+
+def log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the log probabilities of the last axis."""
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
+
+
+@pytest.fixture(scope="session")
+def plain(pack: Path, decoder: Decoder, cores: Cores) -> Plain:
+    return Plain(pack, decoder, cores)
+
+
 def request(prompt: list[int], max_tokens: int, **fields: Any) -> GenerationRequest:
     """A request, greedy unless told otherwise."""
     fields = {"sampling": GREEDY, "cache_scope": "test", **fields}
@@ -89,6 +153,11 @@ def request(prompt: list[int], max_tokens: int, **fields: Any) -> GenerationRequ
 def ask(engine: GenerationEngine, prompt: list[int], max_tokens: int, **fields: Any) -> TokenStream:
     """Submit a request, greedy unless told otherwise."""
     return engine.submit(request(prompt, max_tokens, **fields))
+
+
+async def text_ids(engine: GenerationEngine, text: str) -> list[int]:
+    """The token ids of a text alone."""
+    return await engine.encode(text, add_special_tokens=False)
 
 
 async def answer(stream: TokenStream) -> Answer:

@@ -4,54 +4,28 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
 import tokenizers
 
-from appliance.engines.cores import Cores
 from appliance.engines.errors import InputRefusedError
 from appliance.engines.generation.contract import Sampling
 from appliance.engines.generation.engine import GenerationEngine
 from appliance.engines.generation.model import CHUNK_TOKENS
 from appliance.packs.manifest import Decoder
-from tests.engines.generation.conftest import answer, ask
+from tests.engines.generation.conftest import Plain, answer, ask, request, text_ids
 
 STORY = "Once upon a time, in a small village by the sea, there lived an old fisherman who"
+# The model says no more to this than " apples."
+APPLES = "9 apples and 9 apples are"
 FACTS = "The seven colours of the rainbow are red, orange, yellow, green, blue, indigo and"
 
 
-async def text_ids(engine: GenerationEngine, text: str) -> list[int]:
-    return await engine.encode(text, add_special_tokens=False)
-
-
-def greedy_by_hand(graph: Path, decoder: Decoder, cores: Cores, prompt: list[int], count: int) -> list[int]:
-    """Run the whole prompt at once, then one token at a time, with plain arrays and no engine."""
-    session = cores.session(graph)
-    shape = (1, decoder.kv_heads, len(prompt) + count, decoder.head_dim)
-    names = [f"{side}.{layer}" for layer in range(decoder.layers) for side in "kv"]
-    cache = [np.zeros(shape, np.float32) for _ in names]
-    produced: list[int] = []
-    fed, length = prompt, 0
-    while len(produced) < count:
-        length += len(fed)
-        inputs = {f"past_{name}": tensor for name, tensor in zip(names, cache, strict=True)}
-        inputs["input_ids"] = np.array([fed], np.int64)
-        inputs["seqlens_k"] = np.array([length - 1], np.int32)
-        inputs["total_sequence_length"] = np.array([length], np.int32)
-        inputs["out_index"] = np.array([len(fed) - 1], np.int64)
-        logits, *cache = session.run(["logits", *(f"present_{name}" for name in names)], inputs)
-        produced.append(int(logits[0].argmax()))
-        fed = produced[-1:]
-    return produced
-
-
-async def test_greedy_answers_are_the_model_s_own(
-    engine: GenerationEngine, pack: Path, decoder: Decoder, cores: Cores
-) -> None:
+async def test_greedy_answers_are_the_model_s_own(engine: GenerationEngine, plain: Plain) -> None:
     for text, repeated in ((STORY, 1), (STORY + "\n" + FACTS + "\n", 8)):
         prompt = await text_ids(engine, text * repeated)
-        by_hand = await asyncio.to_thread(greedy_by_hand, pack / decoder.graph, decoder, cores, prompt, 8)
+        by_hand, _ = plain.generate(prompt, 8, lambda logits, _: int(logits.argmax()))
         assert (await answer(ask(engine, prompt, 8))).token_ids == by_hand
     assert len(prompt) > 2 * CHUNK_TOKENS  # the second one took several chunks
 
@@ -88,6 +62,106 @@ async def test_sixteen_at_once_are_not_mixed_up(engine: GenerationEngine) -> Non
         assert alone.token_ids == together[number].token_ids
     assert [len(each.token_ids) for each in together] == lengths
     assert (engine.queue_depth, engine.running_rows) == (0, 0)
+
+
+async def test_sixteen_requests_of_all_kinds_are_each_what_they_are_alone(engine: GenerationEngine) -> None:
+    story, facts = await text_ids(engine, STORY), await text_ids(engine, FACTS)
+    kinds: list[dict[str, Any]] = [
+        {},
+        {"logprobs": 3},
+        {"prompt_logprobs": 1, "logprobs": 0},
+        {"sampling": Sampling(seed=1)},
+        {"sampling": Sampling(seed=2, temperature=1.4, top_p=0.8, top_k=50, min_p=0.01), "logprobs": 2},
+        {"sampling": Sampling(temperature=0, repetition_penalty=1.3), "logprobs": 1},
+        {"sampling": Sampling(seed=3, frequency_penalty=1.0, presence_penalty=0.5)},
+        {"sampling": Sampling(temperature=0, logit_bias=((260, 4.0), (28, -100.0))), "logprobs": 1},
+        {"stop": (" the", "xyz")},
+        {"enforced": (*facts[:6], 2), "logprobs": 1},
+        {"min_tokens": 8, "ignore_eos": True},
+    ]
+    requests = [request(story, 10, **fields) for fields in kinds]
+    requests += [request(facts, 4 + place, **fields) for place, fields in enumerate(kinds[:5])]
+    alone = [await answer(engine.submit(each)) for each in requests]
+    together = await asyncio.gather(*(answer(engine.submit(each)) for each in requests))
+    assert together == alone
+    grouped = await asyncio.gather(*map(answer, engine.submit_all(requests)))
+    assert grouped == alone
+
+
+async def test_no_end_of_sequence_comes_below_the_minimum(engine: GenerationEngine, decoder: Decoder) -> None:
+    prompt = await text_ids(engine, APPLES)
+    ended = await answer(ask(engine, prompt, 12))
+    count = len(ended.token_ids)
+    assert (ended.token_ids[-1] in decoder.eos_token_ids, ended.finish_reason, count < 6) == (
+        True,
+        "stop",
+        True,
+    )
+    longer = await answer(ask(engine, prompt, 12, min_tokens=count))
+    assert longer.token_ids[: count - 1] == ended.token_ids[:-1]
+    assert not set(longer.token_ids[:count]) & set(decoder.eos_token_ids)
+    ignored = await answer(ask(engine, prompt, 12, ignore_eos=True))
+    assert (len(ignored.token_ids), ignored.finish_reason) == (12, "length")
+    assert ignored.token_ids[:count] == ended.token_ids
+
+
+async def test_stop_tokens_end_the_text_and_are_shown_on_demand(engine: GenerationEngine) -> None:
+    prompt = await text_ids(engine, STORY)
+    whole = await answer(ask(engine, prompt, 8))
+    stop = frozenset({whole.token_ids[4]})
+    first = whole.token_ids.index(whole.token_ids[4])
+    cut = await answer(ask(engine, prompt, 8, stop_token_ids=stop))
+    assert (cut.finish_reason, cut.stop_reason) == ("stop", whole.token_ids[4])
+    assert cut.token_ids == whole.token_ids[: first + 1]
+    assert cut.text == engine.decode(whole.token_ids[:first])
+    shown = await answer(ask(engine, prompt, 8, stop_token_ids=stop, include_stop=True))
+    assert shown.text == engine.decode(whole.token_ids[: first + 1])
+    later = await answer(ask(engine, prompt, 8, stop_token_ids=stop, min_tokens=7))
+    assert whole.token_ids[4] not in later.token_ids[:7]
+
+
+async def test_a_stop_string_across_tokens_is_cut_or_kept_whole(engine: GenerationEngine) -> None:
+    prompt = await text_ids(engine, STORY)
+    whole = await answer(ask(engine, prompt, 12))
+    border = len(engine.decode(whole.token_ids[:5]))
+    stop = whole.text[border - 2 : border + 2]
+    assert whole.text.index(stop) == border - 2
+    cut = await answer(ask(engine, prompt, 12, stop=(stop,)))
+    assert (cut.text, cut.stop_reason) == (whole.text[: border - 2], stop)
+    kept = await answer(ask(engine, prompt, 12, stop=(stop,), include_stop=True))
+    assert kept.text == whole.text[: border + 2]
+    assert kept.token_ids == cut.token_ids == whole.token_ids[: len(cut.token_ids)]
+    late = await answer(ask(engine, prompt, 12, stop=(stop,), min_tokens=12))
+    assert late.text == whole.text
+
+
+async def test_control_tokens_are_shown_on_demand(engine: GenerationEngine) -> None:
+    start, end = (engine.added_token_id(name) for name in ("<|im_start|>", "<|im_end|>"))
+    assert start is not None
+    assert end is not None
+    word = (await text_ids(engine, "word"))[0]
+    produced = {"enforced": (word, start, start, word, end)}
+    assert (await answer(ask(engine, [word], 9, **produced))).text == "wordword"
+    shown = await answer(ask(engine, [word], 9, **produced, skip_special_tokens=False))
+    assert shown.text == "word<|im_start|> <|im_start|>word"
+    close = {"skip_special_tokens": False, "spaces_between_special_tokens": False}
+    assert (
+        await answer(ask(engine, [word], 9, **produced, **close))
+    ).text == "word<|im_start|><|im_start|>word"
+
+
+async def test_tokens_are_shown_by_their_text_bytes_and_names(engine: GenerationEngine) -> None:
+    ids = await text_ids(engine, "naïve 今日 👍")
+    assert b"".join(engine.token_bytes(each) for each in ids) == "naïve 今日 👍".encode()
+    assert any(engine.token_text(each) == "\ufffd" for each in ids)
+    end = engine.added_token_id("<|im_end|>")
+    assert end is not None
+    assert (engine.token_text(end), engine.token_bytes(end), engine.is_special(end)) == (
+        "<|im_end|>",
+        b"<|im_end|>",
+        True,
+    )
+    assert not engine.is_special(ids[0])
 
 
 async def test_a_different_seed_or_none_gives_different_text(engine: GenerationEngine) -> None:
