@@ -170,7 +170,7 @@ class _Bench:
         return choices
 
     def _speed(self, tuning: Tuning) -> _Speed | None:
-        """Time one choice; None when one of its graphs does not compute what it should."""
+        """Time one choice; None when one of its graphs does not compute what it should, or there is no time."""
         graphs = tuning.graphs(self._decoder)
         model = self._open(graphs, tuning.threads)
         for graph in {graphs.graph, graphs.prefill or graphs.graph} - {self._decoder.graph}:
@@ -189,7 +189,10 @@ class _Bench:
 
         prefill(max(CHUNKS))  # the first run lays out its memory
         threads = tuning.threads
-        short, long = (self._seconds(lambda size=chunk: prefill(size), threads) for chunk in CHUNKS)  # type: ignore[misc]
+        short = self._seconds(lambda: prefill(CHUNKS[0]), threads)
+        if self.is_over or self.is_disturbed:
+            return None
+        long = self._seconds(lambda: prefill(CHUNKS[1]), threads)
         chunk = CHUNKS[1] if long * LONGER_WORTH < short else CHUNKS[0]
         return _Speed(
             chunk,
