@@ -1,11 +1,6 @@
 """Rewrite the matrix products of an ONNX graph to 8-bit integers, scaled by rows.
 
-Dynamic quantisation as ONNX Runtime's tools write it (DynamicQuantizeLinear) has one scale for a
-whole activation tensor: the padding and the neighbours in a batch change everybody's result. Here
-each row (token) of the activations has its own scale, so a result depends on its own text only::
-
-    row_max = max |x| over the row            q = round(x / row_max * 127) + 128      (uint8)
-    x @ W  ~  row_max / 127 * weight_scale * (q - 128) @ W_int8
+Activations have one scale per row (``row_scales``), so that a result does not depend on its batch.
 
 After a GELU, which is never below -0.17, the whole range of uint8 is used instead of half of it::
 
@@ -27,15 +22,14 @@ import onnx
 from onnx import helper, numpy_helper
 
 from model_packs.errors import BuildError
-from model_packs.onnx_graph import MICROSOFT, Graph, is_gelu
+from model_packs.onnx_graph import Graph, is_gelu
+from model_packs.row_scales import integer_product, row_maxima, signed_scale, unit_rows
 
 WEIGHT_LIMIT = 127
 WEIGHT_ZERO = 128
 # Saturation starts here: 255 * 64 * 2 < 2 ** 15 <= 255 * 65 * 2.
 EXACT_LIMIT = 64
 GELU_MINIMUM = 0.17
-# A row of nothing but zeros must not divide by zero.
-SMALLEST_ROW_MAX = 1e-8
 # A product by a narrower matrix (a classifier's last step) costs nothing and stays in float.
 SMALLEST_SIDE = 16
 # Embedding tables of at least this many values are stored in 8 bits too, with one scale a row.
@@ -182,6 +176,7 @@ class _Writer:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
+        self.opset: int = graph.opset
         self.added: list[onnx.TensorProto] = []
         self.count = 0
         self._known: set[str] = set()
@@ -194,27 +189,27 @@ class _Writer:
         self._nodes = []
         activation, output = node.input[0], node.output[0]
         gelu = is_gelu(self.graph, activation)
+        quantiser = self._positive_scale() if gelu else signed_scale(self)
         if activation not in self._rows:
-            self._rows[activation] = self._positive_rows(activation) if gelu else self._rows_of(activation)
+            values, row_max = (
+                self._positive_rows(activation) if gelu else unit_rows(self, activation, activation)
+            )
+            quantised = self.node("QuantizeLinear", [values, *quantiser], [f"{activation}.quantised"])
+            self._rows[activation] = quantised, row_max
         quantised, row_max = self._rows[activation]
         prefix = f"weight_{self.count}"
-        inputs = [
-            quantised,
-            self._constant(f"{prefix}.values", grid.values),
-            self._constant(
-                f"{'positive' if gelu else 'signed'}.scale", np.float32(1 / (255 if gelu else 127))
-            ),
-            self._constant(f"{prefix}.scale", grid.scale),
-            self._constant(f"{'positive' if gelu else 'signed'}.zero_point", np.uint8(0 if gelu else 128)),
-            self._constant(f"{prefix}.zero_point", np.array(grid.zero_point, dtype=grid.values.dtype)),
+        weight = [
+            self.constant(f"{prefix}.values", grid.values),
+            self.constant(f"{prefix}.scale", grid.scale),
+            self.constant(f"{prefix}.zero_point", np.array(grid.zero_point, dtype=grid.values.dtype)),
         ]
-        product = self._node("MatMulIntegerToFloat", inputs, f"{output}.integer", domain=MICROSOFT)
+        product = integer_product(self, quantised, quantiser, weight, f"{output}.integer")
         if gelu:
-            scaled = self._node("Mul", [product, row_max], f"{output}.shifted")
+            scaled = self.node("Mul", [product, row_max], [f"{output}.shifted"])
             shift = GELU_MINIMUM * grid.dequantised().astype(np.float64).sum(axis=0)
-            self._node("Sub", [scaled, self._constant(f"{prefix}.shift", shift.astype(np.float32))], output)
+            self.node("Sub", [scaled, self.constant(f"{prefix}.shift", shift.astype(np.float32))], [output])
         else:
-            self._node("Mul", [product, row_max], output)
+            self.node("Mul", [product, row_max], [output])
         return self._nodes
 
     def table(self, node: onnx.NodeProto) -> list[onnx.NodeProto]:
@@ -224,47 +219,38 @@ class _Writer:
         scale = np.abs(table).max(axis=1, keepdims=True) / 127
         scale[scale == 0] = 1
         name, output = node.input[0], node.output[0]
-        values = self._constant(f"{name}.values", np.rint(table / scale).astype(np.int8))
-        rows = self._node("Gather", [values, node.input[1]], f"{output}.rows")
-        floats = self._node("Cast", [rows], f"{output}.floats", to=onnx.TensorProto.FLOAT)
-        scales = self._constant(f"{name}.scale", scale.astype(np.float32))
-        factors = self._node("Gather", [scales, node.input[1]], f"{output}.scales")
-        self._node("Mul", [floats, factors], output)
+        values = self.constant(f"{name}.values", np.rint(table / scale).astype(np.int8))
+        rows = self.node("Gather", [values, node.input[1]], [f"{output}.rows"])
+        floats = self.node("Cast", [rows], [f"{output}.floats"], to=onnx.TensorProto.FLOAT)
+        scales = self.constant(f"{name}.scale", scale.astype(np.float32))
+        factors = self.node("Gather", [scales, node.input[1]], [f"{output}.scales"])
+        self.node("Mul", [floats, factors], [output])
         return self._nodes
 
-    def _rows_of(self, activation: str) -> tuple[str, str]:
-        """Quantise rows around 0; return the names of the integers and of the rows' maxima."""
-        absolute = self._node("Abs", [activation], f"{activation}.abs")
-        return self._quantised(activation, activation, absolute, np.float32(1 / 127), np.uint8(128), "signed")
-
     def _positive_rows(self, activation: str) -> tuple[str, str]:
-        """Quantise rows of GELU values, moved up so that none is negative."""
-        minimum = self._constant("gelu.minimum", np.float32(GELU_MINIMUM))
-        moved = self._node("Add", [activation, minimum], f"{activation}.moved")
-        return self._quantised(activation, moved, moved, np.float32(1 / 255), np.uint8(0), "positive")
+        """Return rows of GELU values, moved up so that none is negative, as [0, 1], and their maxima."""
+        minimum = self.constant("gelu.minimum", np.float32(GELU_MINIMUM))
+        moved = self.node("Add", [activation, minimum], [f"{activation}.moved"])
+        row_max = row_maxima(self, moved, activation)
+        return self.node("Div", [moved, row_max], [f"{activation}.unit"]), row_max
 
-    def _quantised(
-        self, name: str, values: str, magnitudes: str, scale: np.float32, zero_point: np.uint8, kind: str
-    ) -> tuple[str, str]:
-        if self.graph.opset >= 18:
-            axes = self._constant("last_axis", np.array([-1], dtype=np.int64))
-            largest = self._node("ReduceMax", [magnitudes, axes], f"{name}.largest", keepdims=1)
-        else:
-            largest = self._node("ReduceMax", [magnitudes], f"{name}.largest", keepdims=1, axes=[-1])
-        smallest = self._constant("row.smallest", np.float32(SMALLEST_ROW_MAX))
-        row_max = self._node("Max", [largest, smallest], f"{name}.row_max")
-        unit = self._node("Div", [values, row_max], f"{name}.unit")
-        quantiser = [self._constant(f"{kind}.scale", scale), self._constant(f"{kind}.zero_point", zero_point)]
-        return self._node("QuantizeLinear", [unit, *quantiser], f"{name}.quantised"), row_max
+    def _positive_scale(self) -> list[str]:
+        return [
+            self.constant("positive.scale", np.float32(1 / 255)),
+            self.constant("positive.zero_point", np.uint8(0)),
+        ]
 
-    def _constant(self, name: str, value: npt.ArrayLike) -> str:
+    def constant(self, name: str, value: npt.ArrayLike) -> str:
+        """Add a constant, once under each name, and return the name."""
         if name not in self._known:
             self._known.add(name)
             self.added.append(numpy_helper.from_array(np.array(value, order="C"), name))
         return name
 
-    def _node(self, kind: str, inputs: list[str], output: str, *, domain: str = "", **attributes: Any) -> str:
-        self._nodes.append(
-            helper.make_node(kind, inputs, [output], name=f"{output}/{kind}", domain=domain, **attributes)
-        )
-        return output
+    def node(
+        self, op: str, inputs: list[str], outputs: list[str], domain: str = "", **attributes: Any
+    ) -> str:
+        """Add a node and return its first output."""
+        name = f"{outputs[0]}/{op}"
+        self._nodes.append(helper.make_node(op, inputs, outputs, name=name, domain=domain, **attributes))
+        return outputs[0]
