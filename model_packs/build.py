@@ -16,6 +16,7 @@ from appliance.packs.manifest import (
     Encoder,
     Manifest,
     PackFile,
+    ProfileName,
     Quality,
     Speech,
     parse_manifest,
@@ -117,22 +118,34 @@ def _add_licence(members: dict[str, Path], out: Path) -> None:
 def describe(figure: Quality) -> str:
     """Return a quality figure in one line."""
     text = f"{figure.metric} {figure.value:.5g}"
+    if figure.profile is not None:
+        text = f"{figure.profile}: {text}"
     if figure.reference is not None:
         text += f" (float source {figure.reference:.5g})"
     return text if figure.limit is None else f"{text}, limit {figure.limit:.5g}"
 
 
-def enforce(limits: dict[str, Limit], figures: list[Quality]) -> list[Quality]:
+# The limits of each profile's figures; None is the pack as it is served by default.
+Limits = dict[ProfileName | None, dict[str, Limit]]
+
+
+def enforce(limits: Limits, figures: list[Quality]) -> list[Quality]:
     """Return ``figures``, to six significant digits, with the bound that each came closest to as its limit.
 
     Raises QualityError with all figures when one breaks its limit, is not a number, or was not
     measured at all.
     """
-    broken = [f"{metric} was not measured" for metric in limits if metric not in {f.metric for f in figures}]
+    measured = {(figure.profile, figure.metric) for figure in figures}
+    broken = [
+        f"{metric} was not measured" + (f" for the profile {profile}" if profile else "")
+        for profile, table in limits.items()
+        for metric in table
+        if (profile, metric) not in measured
+    ]
     judged: list[Quality] = []
     figures = [_rounded(figure) for figure in figures]
     for figure in figures:
-        bounds = _bounds(limits.get(figure.metric, Limit()), figure)
+        bounds = _bounds(limits.get(figure.profile, {}).get(figure.metric, Limit()), figure)
         for is_upper, bound in bounds:
             # Written so that a NaN on either side counts as broken.
             if not (figure.value <= bound if is_upper else figure.value >= bound):
@@ -205,7 +218,7 @@ def _manifest(recipe: Recipe, recipe_hash: str, parts: PackParts, out: Path) -> 
         recipe_sha256=recipe_hash,
         source=[_provenance(source) for source in recipe.source],
         file=files,
-        quality=enforce(recipe.quality, parts.quality),
+        quality=enforce({None: recipe.quality} | recipe.profile_quality, parts.quality),
         decoder=parts.decoder,
         encoder=parts.encoder,
         speech=parts.speech,

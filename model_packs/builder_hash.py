@@ -1,4 +1,4 @@
-"""What, beside the recipe, decides a pack's bytes: the builder's own modules, its samples and what it runs on."""
+"""What, beside the recipe, decides a pack's bytes: the builder's own modules, its texts and what it runs on."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ FRAME = "model_packs.build"
 EXPORTER = "model_packs.export_onnx"
 EXPORT_LOCK = "requirements/export.txt"
 EXPORTING_KINDS = ("optimum-encoder", "optimum-decoder")
+# Their recipes may name one of the chat templates.
+TEMPLATED_KINDS = ("decoder-gguf", "decoder-safetensors")
 
 # Any import of this package's modules, wherever it stands and however it is broken into lines.
 _IMPORT = re.compile(
@@ -39,8 +41,9 @@ def builder_sha256(kind: str, module: str, root: Path = ROOT) -> str:
     the modules are. Raises RecipeError when the module is not there.
     """
     modules = [FRAME, module, *([EXPORTER] if kind in EXPORTING_KINDS else [])]
+    folders = ["samples", *(["templates"] if kind in TEMPLATED_KINDS else [])]
     files = _modules(modules, root) | {
-        path for path in (root / "model_packs" / "samples").iterdir() if path.is_file()
+        path for folder in folders for path in (root / "model_packs" / folder).iterdir() if path.is_file()
     }
     if kind in EXPORTING_KINDS:
         files.add(root / EXPORT_LOCK)

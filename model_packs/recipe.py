@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from appliance.packs.manifest import EngineKind, PackName, PositiveInt, Sha256, Task
+from appliance.packs.manifest import EngineKind, PackName, PositiveInt, ProfileName, Sha256, Task
 from model_packs.builder_hash import builder_sha256
 from model_packs.errors import RecipeError
 
@@ -112,7 +112,11 @@ class Limit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One recipe. ``default`` says whether it belongs to the default set, ``options`` is the kind's own table."""
+    """One recipe. ``default`` says whether it belongs to the default set, ``options`` is the kind's own table.
+
+    ``quality`` limits the figures of the pack as it is served by default, ``profile_quality`` those of its
+    other profiles.
+    """
 
     name: PackName
     kind: str
@@ -127,6 +131,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     created: PositiveInt
     source: Annotated[list[Source], msgspec.Meta(min_length=1, max_length=16)]
     quality: dict[str, Limit] = {}
+    profile_quality: dict[ProfileName, dict[str, Limit]] = {}
     options: dict[str, Any] = {}
 
 
@@ -151,9 +156,10 @@ def parse_recipe(text: str, where: str = "recipe") -> Recipe:
             raise RecipeError(f"{where}: two members of one source have the same path")
     if recipe.kind in QUANTISING_KINDS and not recipe.quality:
         raise RecipeError(f"{where}: kind {recipe.kind!r} quantises, so [quality] must limit a figure")
-    for metric, limit in recipe.quality.items():
-        if all(getattr(limit, bound) is None for bound in limit.__struct_fields__):
-            raise RecipeError(f"{where}: the limit of {metric} has no bound")
+    for limits in (recipe.quality, *recipe.profile_quality.values()):
+        for metric, limit in limits.items():
+            if all(getattr(limit, bound) is None for bound in limit.__struct_fields__):
+                raise RecipeError(f"{where}: the limit of {metric} has no bound")
     return recipe
 
 

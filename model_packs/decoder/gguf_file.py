@@ -122,6 +122,14 @@ class GgufFile:
             raise BuildError("the GGUF header has no valid alignment")
         self._start = -(-header.position // alignment) * alignment
 
+    @property
+    def is_float(self) -> bool:
+        """Whether no tensor is quantised."""
+        from gguf.constants import GGMLQuantizationType
+
+        floats = (GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationType.BF16)
+        return all(tensor.kind in floats for tensor in self.tensors.values())
+
     def tensor(self, name: str) -> NDArray[np.float32]:
         """Return a tensor dequantised to float32.
 

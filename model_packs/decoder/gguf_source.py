@@ -86,6 +86,7 @@ def _decoder(file: GgufFile, context_length: int | None) -> DecoderWeights:
     return DecoderWeights(
         config=config,
         tensor=tensor,
+        float_source=file.is_float,
         tokenizer=tokenizer_json(
             tokens,
             types,

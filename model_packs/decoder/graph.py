@@ -12,27 +12,46 @@ Rotary embedding happens inside GroupQueryAttention, which takes each row's posi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from model_packs.decoder.products import BlockProduct, Product, RowProduct
 from model_packs.decoder.quantize import quantize_blocks
-from model_packs.decoder.tensor_file import TensorFile
-from model_packs.decoder.weights import DecoderConfig, DecoderWeights, FloatArray, rotary_tables
+from model_packs.decoder.rotation import Rotation, rotated
+from model_packs.decoder.tensor_file import Stored, TensorFile
+from model_packs.decoder.weights import DecoderConfig, DecoderWeights, FloatArray, TensorSource, rotary_tables
+from model_packs.row_scales import MICROSOFT
 
-MICROSOFT = "com.microsoft"
 OPSET = 21
-# int8 activations per block: the fast kernels. Level 1 (float32) was measured ten times slower.
-ACCURACY_LEVEL = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphForm:
+    """How a graph stores and multiplies its matrices.
+
+    ``products`` gives the form of ``qkv``, ``o``, ``gate_up``, ``down`` and ``head``; ``table`` the size
+    of the embedding's 8-bit blocks, None for float32: a head tied to the embedding shares its blocks.
+    ``rotation`` turns the states between the embedding and the head.
+    """
+
+    products: Mapping[str, Product]
+    table: int | None
+    rotation: Rotation | None = None
 
 
 class GraphWriter:
-    """Collects nodes; ``block_size`` None writes plain float32 matrices, else 8-bit blocks of that size."""
+    """Collects nodes and constants of a graph of ``form``."""
 
-    def __init__(self, tensors: TensorFile, block_size: int | None) -> None:
+    opset = OPSET
+
+    def __init__(self, tensors: TensorFile, form: GraphForm) -> None:
         self.tensors = tensors
-        self.block_size = block_size
+        self.form = form
         self.nodes: list[Any] = []
 
     def node(
@@ -44,73 +63,69 @@ class GraphWriter:
         self.nodes.append(helper.make_node(op, inputs, outputs, name=outputs[0], domain=domain, **attributes))
         return outputs[0]
 
+    def constant(self, name: str, value: npt.ArrayLike) -> str:
+        """Add a constant, once under each name, and return the name."""
+        return self.tensors.add(name, np.asarray(value))
+
     def linear(self, source: str, name: str, weights: FloatArray) -> str:
-        """Multiply ``source`` [..., in] with ``weights`` [out, in]."""
-        outputs, inputs = weights.shape
-        if self.block_size is None:
-            matrix = self.tensors.add(f"{name}.weight", np.ascontiguousarray(weights.T))
-            return self.node("MatMul", [source, matrix], [f"{name}.out"])
-        values, scales = quantize_blocks(weights, self.block_size)
-        names = [self.tensors.add(f"{name}.weight", values), self.tensors.add(f"{name}.scales", scales)]
-        return self._blocks(source, names, name, inputs, outputs)
+        """Multiply ``source`` [..., in] with ``weights`` [out, in], in the form for the name's last part."""
+        return self.form.products[name.rpartition(".")[2]].write(self, source, name, weights)
 
-    def _blocks(self, source: str, weights: list[str], name: str, inputs: int, outputs: int) -> str:
-        return self.node(
-            "MatMulNBits",
-            [source, *weights],
-            [f"{name}.out"],
-            MICROSOFT,
-            K=inputs,
-            N=outputs,
-            bits=8,
-            block_size=self.block_size,
-            accuracy_level=ACCURACY_LEVEL,
-        )
-
-    def embedding(self, weights: FloatArray, *, tied: bool) -> str:
-        """Look ``input_ids`` up in ``weights`` [vocab, hidden]; return the states [B, S, hidden].
-
-        ``tied`` stores what the head needs besides.
-        """
+    def embedding(self, weights: FloatArray) -> str:
+        """Look ``input_ids`` up in ``weights`` [vocab, hidden]; return the states [B, S, hidden]."""
         vocab, hidden = weights.shape
-        if self.block_size is None:
-            table = self.tensors.add("embedding.weight", weights)
+        if self.form.table is None:
+            table = self.constant("embedding.weight", weights)
             return self.node("Gather", [table, "input_ids"], ["embedding.out"])
-        # Gathered as [vocab, blocks, block], the very tensor that the head multiplies with.
-        values, scales = quantize_blocks(weights, self.block_size)
-        self.tensors.add("embedding.weight", values)
-        if tied:
-            self.tensors.add("embedding.scales", scales)
-        self.tensors.add("embedding.gather_scales", scales.reshape(vocab, -1, 1))
+        # Gathered as [vocab, blocks, block], the very tensor that a tied head multiplies with.
+        values, scales = quantize_blocks(weights, self.form.table)
         gathered = self.node(
             "GatherBlockQuantized",
-            ["embedding.weight", "input_ids", "embedding.gather_scales"],
+            [
+                self.constant("embedding.weight", values),
+                "input_ids",
+                self.constant("embedding.gather_scales", scales.reshape(vocab, -1, 1)),
+            ],
             ["embedding.gathered"],
             MICROSOFT,
             bits=8,
-            block_size=self.block_size,
+            block_size=self.form.table,
             gather_axis=0,
             quantize_axis=2,
         )
-        shape = self.tensors.add("embedding.shape", np.array([0, 0, hidden], dtype=np.int64))
+        # The same bytes in the shape that a product wants.
+        self.constant("embedding.scales", scales)
+        shape = self.constant("embedding.shape", np.array([0, 0, hidden], dtype=np.int64))
         return self.node("Reshape", [gathered, shape], ["embedding.out"])
+
+    def turned(self, source: str, name: str, gamma: FloatArray | None = None) -> str:
+        """Turn ``source`` [..., hidden] into the rotated basis, or with ``gamma`` out of it, times gamma."""
+        rotation = self.form.rotation
+        assert rotation is not None
+        values = rotation.integers()
+        scales = np.ones(rotation.size, np.float32) / rotation.divisor
+        if gamma is not None:
+            values, scales = np.ascontiguousarray(values.T), scales * gamma
+        # Integers of 16 bits, because float32 products round differently alone and in a batch.
+        return RowProduct(digits=2).multiply(self, source, values, scales, name)
 
     def head(self, source: str, weights: FloatArray | None, config: DecoderConfig) -> None:
         """Write the logits of ``source`` [R, hidden]; ``weights`` None means tied to the embedding."""
         if weights is not None:
             logits = self.linear(source, "head", weights)
-        elif self.block_size is None:
+        elif self.form.table is None:
             logits = self.node("Gemm", [source, "embedding.weight"], ["head.out"], transB=1)
         else:
-            shared = ["embedding.weight", "embedding.scales"]
-            logits = self._blocks(source, shared, "head", config.hidden_size, config.vocab_size)
+            shape = (config.vocab_size, config.hidden_size)
+            stored = ["embedding.weight", "embedding.scales"]
+            logits = BlockProduct(self.form.table).multiply(self, source, stored, "head", shape)
         self.node("Identity", [logits], ["logits"])
 
     def norm(
         self, residual: str, update: str, name: str, gamma: FloatArray, epsilon: float
     ) -> tuple[str, str]:
         """Add ``update`` to ``residual`` (if any) and RMS-normalise; return the normalised and the sum."""
-        weight = self.tensors.add(f"{name}.weight", gamma)
+        weight = self.constant(f"{name}.weight", gamma)
         if not update:
             return self.node(
                 "SimplifiedLayerNormalization", [residual, weight], [f"{name}.out"], axis=-1, epsilon=epsilon
@@ -126,13 +141,13 @@ class GraphWriter:
         return out, total
 
 
-def write_graph(weights: DecoderWeights, path: Path, block_size: int | None) -> None:
-    """Write ``path`` and ``path`` + ``.data``: 8-bit blocks of ``block_size``, or float32 when it is None."""
+def write_graph(weights: DecoderWeights, path: Path, form: GraphForm, stored: Stored | None = None) -> None:
+    """Write ``path``, and ``path`` + ``.data`` with what is not in ``stored`` (by graphs beside it) yet."""
     from onnx import TensorProto, helper
 
     config = weights.config
-    with TensorFile(path.with_name(f"{path.name}.data")) as tensors:
-        writer = GraphWriter(tensors, block_size)
+    with TensorFile(path.with_name(f"{path.name}.data"), stored) as tensors:
+        writer = GraphWriter(tensors, form)
         _decoder(writer, weights)
         cache: list[str | int | None] = ["batch", config.kv_heads, "capacity", config.head_dim]
         inputs = [
@@ -155,34 +170,43 @@ def write_graph(weights: DecoderWeights, path: Path, block_size: int | None) -> 
 
 
 def _decoder(writer: GraphWriter, weights: DecoderWeights) -> None:
-    config, tensor = weights.config, weights.tensor
+    config, rotation = weights.config, writer.form.rotation
+    tensor = weights.tensor if rotation is None else rotated(weights.tensor, config, rotation)
     for name, table in zip(("rotary.cos", "rotary.sin"), rotary_tables(config), strict=True):
-        writer.tensors.add(name, table)
-    residual, update = writer.embedding(tensor("embedding"), tied=config.tied), ""
+        writer.constant(name, table)
+    residual, update = writer.embedding(tensor("embedding")), ""
+    if rotation is not None:
+        residual = writer.turned(residual, "turn_in")
     for layer in range(config.layers):
         name = f"layer.{layer}"
         states, residual = writer.norm(
             residual, update, f"{name}.attention_norm", tensor(f"{name}.attention_norm"), config.norm_epsilon
         )
-        update = _attention(writer, weights, states, layer)
+        update = _attention(writer, config, tensor, states, layer)
         states, residual = writer.norm(
             residual, update, f"{name}.mlp_norm", tensor(f"{name}.mlp_norm"), config.norm_epsilon
         )
-        update = _mlp(writer, weights, states, name)
-    states, _ = writer.norm(residual, update, "final_norm", tensor("final_norm"), config.norm_epsilon)
-    shape = writer.tensors.add("rows.shape", np.array([-1, config.hidden_size], dtype=np.int64))
+        update = _mlp(writer, tensor, states, name)
+    gamma = tensor("final_norm")
+    plain = gamma if rotation is None else np.ones_like(gamma)
+    states, _ = writer.norm(residual, update, "final_norm", plain, config.norm_epsilon)
+    shape = writer.constant("rows.shape", np.array([-1, config.hidden_size], dtype=np.int64))
     rows = writer.node("Reshape", [states, shape], ["rows.flat"])
     wanted = writer.node("Gather", [rows, "out_index"], ["rows.wanted"])
+    if rotation is not None:
+        wanted = writer.turned(wanted, "turn_out", gamma)
     writer.head(wanted, None if config.tied else tensor("head"), config)
 
 
-def _attention(writer: GraphWriter, weights: DecoderWeights, states: str, layer: int) -> str:
-    config, tensor, name = weights.config, weights.tensor, f"layer.{layer}"
+def _attention(
+    writer: GraphWriter, config: DecoderConfig, tensor: TensorSource, states: str, layer: int
+) -> str:
+    name = f"layer.{layer}"
     packed = np.concatenate([tensor(f"{name}.{part}") for part in "qkv"])
     qkv = writer.linear(states, f"{name}.qkv", packed)
     if config.attention_bias:
         biases = np.concatenate([tensor(f"{name}.{part}_bias") for part in "qkv"])
-        bias = writer.tensors.add(f"{name}.qkv.bias", biases)
+        bias = writer.constant(f"{name}.qkv.bias", biases)
         qkv = writer.node("Add", [qkv, bias], [f"{name}.qkv.biased"])
     lengths = ["seqlens_k", "total_sequence_length"]
     attended = writer.node(
@@ -199,12 +223,12 @@ def _attention(writer: GraphWriter, weights: DecoderWeights, states: str, layer:
     return writer.linear(attended, f"{name}.o", tensor(f"{name}.o"))
 
 
-def _mlp(writer: GraphWriter, weights: DecoderWeights, states: str, name: str) -> str:
+def _mlp(writer: GraphWriter, tensor: TensorSource, states: str, name: str) -> str:
     """SwiGLU with gate and up in one product: down(silu(gate) * up)."""
-    fused = np.concatenate([weights.tensor(f"{name}.gate"), weights.tensor(f"{name}.up")])
+    fused = np.concatenate([tensor(f"{name}.gate"), tensor(f"{name}.up")])
     both = writer.linear(states, f"{name}.gate_up", fused)
     writer.node("Split", [both], [f"{name}.gate", f"{name}.up"], axis=-1, num_outputs=2)
     # QuickGelu with alpha 1 is x * sigmoid(x), SiLU, in one node.
     active = writer.node("QuickGelu", [f"{name}.gate"], [f"{name}.silu"], MICROSOFT, alpha=1.0)
     gated = writer.node("Mul", [active, f"{name}.up"], [f"{name}.gated"])
-    return writer.linear(gated, f"{name}.down", weights.tensor(f"{name}.down"))
+    return writer.linear(gated, f"{name}.down", tensor(f"{name}.down"))

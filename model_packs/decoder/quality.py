@@ -8,6 +8,7 @@ a small model's greedy choice flips on near-ties.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from appliance.engines.cores import Cores
-from appliance.packs.manifest import Quality
+from appliance.packs.manifest import ProfileName, Quality
 from model_packs.decoder.weights import DecoderConfig
 from model_packs.errors import BuildError
 
@@ -24,6 +25,8 @@ WINDOW = 512
 CHUNK = 256
 # Fewer positions than this say little about a model.
 MIN_POSITIONS = 1024
+# CPUs without VNNI add int8 products in 16 bits, which saturate; with this entry they do it another way.
+EXACT_INTEGERS = "1"
 SAMPLE = Path(__file__).parents[1] / "samples" / "english.txt"
 
 FloatArray = NDArray[np.float32]
@@ -46,7 +49,9 @@ class TeacherForcing:
 
     def __init__(self, graph: Path, config: DecoderConfig, cores: Cores) -> None:
         # Long runs gain nothing from threads that spin, and a build should leave the machine usable.
-        self._session = cores.session(graph, session__intra_op__allow_spinning="0")
+        self._session = cores.session(
+            graph, session__intra_op__allow_spinning="0", session__x64quantprecision=EXACT_INTEGERS
+        )
         shape = (1, config.kv_heads, min(WINDOW, config.context_length), config.head_dim)
         self._cache = [np.zeros(shape, dtype=np.float32) for _ in range(2 * config.layers)]
 
@@ -75,51 +80,70 @@ class TeacherForcing:
         return logits
 
 
-def measure(
-    graph: Path, reference: Path, config: DecoderConfig, tokens: list[int], sample: str
-) -> list[Quality]:
-    """Compare ``graph`` with the float graph ``reference`` on ``tokens``.
+@dataclass
+class _Sums:
+    """What is summed over the positions for one graph."""
 
-    Return perplexity (with the reference's own), mean Kullback-Leibler divergence of the graph's
-    distribution from the reference's in nats, and the share of positions where both have the same
-    most likely token. Raises BuildError when the sample gives fewer than MIN_POSITIONS positions.
+    surprise: float = 0.0
+    divergence: float = 0.0
+    agreed: int = 0
+
+    def add(self, logits: FloatArray, true_log: FloatArray, wanted: NDArray[np.int64]) -> None:
+        """Add positions with the graph's ``logits``, the reference's distributions, and the true tokens."""
+        own_log = _log_softmax(logits)
+        self.surprise -= float(own_log[np.arange(len(wanted)), wanted].sum(dtype=np.float64))
+        self.agreed += int((own_log.argmax(axis=1) == true_log.argmax(axis=1)).sum())
+        np.subtract(true_log, own_log, out=own_log)
+        self.divergence += float(np.einsum("ij,ij->i", np.exp(true_log), own_log).sum(dtype=np.float64))
+
+
+def measure(
+    graphs: dict[ProfileName, Path], reference: Path, config: DecoderConfig, tokens: list[int], sample: str
+) -> list[Quality]:
+    """Compare ``graphs``, by the profile they are for, with the float graph ``reference`` on ``tokens``.
+
+    Return for each its perplexity (with the reference's own), mean Kullback-Leibler divergence of the
+    graph's distribution from the reference's in nats, and the share of positions where both have the
+    same most likely token. Raises BuildError when the sample gives fewer than MIN_POSITIONS positions.
     """
     cores = Cores()
-    ours, theirs = TeacherForcing(graph, config, cores), TeacherForcing(reference, config, cores)
+    ours = {profile: TeacherForcing(graph, config, cores) for profile, graph in graphs.items()}
+    theirs = TeacherForcing(reference, config, cores)
     window = min(WINDOW, config.context_length)
-    surprise = np.zeros(2)
-    divergence, agreed, positions = 0.0, 0, 0
+    sums = {profile: _Sums() for profile in graphs}
+    surprise, positions = 0.0, 0
     for start in range(0, len(tokens) - 1, window):
         # The last token of a window has its successor in the next one, so every token but the first is predicted.
         inputs = tokens[start : start + window]
         targets = np.array(tokens[start + 1 : start + window + 1])
-        done = 0
-        for own, true in zip(ours.logits(inputs), theirs.logits(inputs), strict=True):
-            wanted = targets[done : done + len(own)]
-            done += len(own)
-            rows = np.arange(len(wanted))
-            own_log, true_log = _log_softmax(own[: len(wanted)]), _log_softmax(true[: len(wanted)])
-            surprise -= (
-                own_log[rows, wanted].sum(dtype=np.float64),
-                true_log[rows, wanted].sum(dtype=np.float64),
-            )
-            agreed += int((own_log.argmax(axis=1) == true_log.argmax(axis=1)).sum())
-            np.subtract(true_log, own_log, out=own_log)
-            divergence += float(np.einsum("ij,ij->i", np.exp(true_log), own_log).sum(dtype=np.float64))
+        runs = zip(*(forcing.logits(inputs) for forcing in ours.values()), strict=True)
+        for true, own in zip(theirs.logits(inputs), runs, strict=True):
+            wanted, targets = targets[: len(true)], targets[len(true) :]
+            true_log = _log_softmax(true[: len(wanted)])
+            surprise -= float(true_log[np.arange(len(wanted)), wanted].sum(dtype=np.float64))
             positions += len(wanted)
+            for profile, logits in zip(graphs, own, strict=True):
+                sums[profile].add(logits[: len(wanted)], true_log, wanted)
     if positions < MIN_POSITIONS:
         raise BuildError(f"the sample text gives {positions} positions, {MIN_POSITIONS} are needed")
-    perplexity, reference_perplexity = np.exp(surprise / positions)
     where = f"{sample}, {positions} positions in windows of {window}"
-    figures = [
-        ("perplexity", perplexity, reference_perplexity),
-        ("kl_divergence", divergence / positions, 0.0),
-        ("top1_agreement", agreed / positions, 1.0),
-    ]
-    return [
-        Quality(metric=metric, value=float(value), reference=float(source), sample=where)
-        for metric, value, source in figures
-    ]
+    figures: list[Quality] = []
+    for profile, own_sums in sums.items():
+        for metric, value, source in (
+            ("perplexity", np.exp(own_sums.surprise / positions), np.exp(surprise / positions)),
+            ("kl_divergence", own_sums.divergence / positions, 0.0),
+            ("top1_agreement", own_sums.agreed / positions, 1.0),
+        ):
+            figures.append(
+                Quality(
+                    metric=metric,
+                    value=float(value),
+                    reference=float(source),
+                    sample=where,
+                    profile=None if profile == "exact" else profile,
+                )
+            )
+    return figures
 
 
 def _log_softmax(logits: FloatArray) -> FloatArray:

@@ -107,6 +107,7 @@ def read_safetensors(members: dict[str, Path], context_length: int | None = None
     return DecoderWeights(
         config=config,
         tensor=tensor,
+        float_source=True,  # other types are refused
         tokenizer=tokenizer,
         chat_template=template if isinstance(template, str) else None,
         bos_token=_word(words, "bos_token"),

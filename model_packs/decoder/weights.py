@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from model_packs.errors import BuildError
 
 FloatArray = NDArray[np.float32]
+# Gives a tensor by its name, float32.
+TensorSource = Callable[[str], FloatArray]
 
 # The graph holds a table of rotary angles for every position.
 MAX_CONTEXT = 1 << 20
@@ -63,11 +65,13 @@ class DecoderWeights:
     ``tensor(name)`` returns float32, matrices as [out, in]; it reads when called, so that a large
     model is never in memory at once. Names: ``embedding`` [vocab, hidden], ``head`` (if not tied),
     ``final_norm``, and per layer ``layer.{i}.`` + ``attention_norm``, ``q``, ``k``, ``v`` (and
-    ``q_bias``...), ``o``, ``mlp_norm``, ``gate``, ``up``, ``down``.
+    ``q_bias``...), ``o``, ``mlp_norm``, ``gate``, ``up``, ``down``. ``float_source`` says that the
+    matrices come as floats, not quantised already.
     """
 
     config: DecoderConfig
-    tensor: Callable[[str], FloatArray]
+    tensor: TensorSource
+    float_source: bool
     tokenizer: str
     chat_template: str | None
     bos_token: str

@@ -138,20 +138,20 @@ def test_two_builders_of_one_pack_build_it_once(tmp_path: Path, monkeypatch: pyt
 def test_limits(limit: Limit, passes: bool) -> None:
     figure = Quality(metric="loss", value=0.6, reference=0.5)
     if passes:
-        assert enforce({"loss": limit}, [figure])[0].limit is not None
+        assert enforce({None: {"loss": limit}}, [figure])[0].limit is not None
     else:
         with pytest.raises(QualityError, match=r"loss 0\.6 \(float source 0\.5\) breaks its limit"):
-            enforce({"loss": limit}, [figure])
+            enforce({None: {"loss": limit}}, [figure])
 
 
 def test_figures_that_are_no_numbers_or_not_there_break_every_limit() -> None:
     for limit in (Limit(max=1.0), Limit(min=0.0)):
         with pytest.raises(QualityError):
-            enforce({"loss": limit}, [Quality(metric="loss", value=float("nan"))])
+            enforce({None: {"loss": limit}}, [Quality(metric="loss", value=float("nan"))])
     with pytest.raises(QualityError, match="breaks"):
-        enforce({"loss": Limit(max_ratio=1.0)}, [Quality(metric="loss", value=0.1)])
+        enforce({None: {"loss": Limit(max_ratio=1.0)}}, [Quality(metric="loss", value=0.1)])
     with pytest.raises(QualityError, match="not measured"):
-        enforce({"loss": Limit(max=1.0)}, [])
+        enforce({None: {"loss": Limit(max=1.0)}}, [])
     assert enforce({}, [Quality(metric="loss", value=0.1)])[0].limit is None
 
 
@@ -231,7 +231,9 @@ def test_figures_have_six_digits(tmp_path: Path) -> None:
     ],
 )
 def test_the_tightest_bound_is_shown(limit: Limit, shown: float) -> None:
-    assert enforce({"loss": limit}, [Quality(metric="loss", value=0.6, reference=0.5)])[0].limit == shown
+    assert (
+        enforce({None: {"loss": limit}}, [Quality(metric="loss", value=0.6, reference=0.5)])[0].limit == shown
+    )
 
 
 def test_command_builds_a_recipe_file_into_a_folder(

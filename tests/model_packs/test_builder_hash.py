@@ -50,6 +50,9 @@ EXPORTED = {"optimum-encoder", "optimum-decoder"}
         ("model_packs/extract.py", set(KINDS)),
         ("model_packs/samples/english.txt", set(KINDS)),
         ("model_packs/decoder/graph.py", DECODERS),
+        ("model_packs/decoder/rotation.py", DECODERS),
+        ("model_packs/templates/chatml-hermes.jinja", DECODERS),
+        ("model_packs/row_scales.py", {"encoder-int8", *DECODERS, *EXPORTED}),
         ("model_packs/decoder/tokenizer.py", {"decoder-gguf"}),
         ("model_packs/speech/ggml.py", {"whisper-ct2"}),  # imported inside a function
         ("model_packs/speech/__init__.py", {"whisper-ct2"}),

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from appliance.packs.manifest import Manifest, read_manifest
+from appliance.packs.manifest import Manifest, Profile, read_manifest
 from tests.model_packs.decoder.running import Running
 from tests.packs_fixture import built_pack
+
+GRAPHS = ("model.onnx", "throughput.onnx")
 
 
 @pytest.fixture(scope="module")
@@ -29,13 +31,32 @@ def tokenizer(pack: Path) -> Tokenizer:
 
 
 def test_quality_was_measured_on_enough_text(manifest: Manifest) -> None:
-    figures = {figure.metric: figure for figure in manifest.quality}
+    figures = {figure.metric: figure for figure in manifest.quality if figure.profile is None}
     perplexity = figures["perplexity"]
     assert perplexity.reference is not None
     assert perplexity.value <= perplexity.reference * 1.01
     assert figures["kl_divergence"].value <= 0.006
     assert figures["top1_agreement"].value >= 0.95
     assert int(perplexity.sample.split(", ")[1].split()[0]) >= 1024
+
+
+def test_throughput_graph_is_good_enough_for_the_prompts_of_the_exact_profile(manifest: Manifest) -> None:
+    figures = {figure.metric: figure for figure in manifest.quality if figure.profile == "throughput"}
+    perplexity = figures["perplexity"]
+    assert perplexity.reference is not None
+    assert perplexity.value <= perplexity.reference * 1.01
+    assert figures["kl_divergence"].value <= 0.006
+    assert manifest.decoder is not None
+    assert manifest.decoder.profiles == [
+        Profile(name="exact", graph="model.onnx", prefill="throughput.onnx"),
+        Profile(name="throughput", graph="throughput.onnx"),
+    ]
+
+
+def test_pack_calls_tools_in_the_format_of_its_template(pack: Path, manifest: Manifest) -> None:
+    assert manifest.decoder is not None
+    assert manifest.decoder.tool_format == "hermes"
+    assert "<tool_call>" in (pack / "chat_template.jinja").read_text(encoding="utf-8")
 
 
 def test_manifest_describes_the_model(manifest: Manifest) -> None:
@@ -66,21 +87,24 @@ def test_text_survives_the_round_trip(text: str, tokenizer: Tokenizer) -> None:
     assert tokenizer.decode(tokenizer.encode(text).ids, skip_special_tokens=False) == text
 
 
-def test_model_knows_a_plain_fact(pack: Path, tokenizer: Tokenizer) -> None:
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_model_knows_a_plain_fact(graph: str, pack: Path, tokenizer: Tokenizer) -> None:
     tokens = tokenizer.encode("France's capital is Paris. Italy's capital is Rome. Spain's capital is").ids
-    logits = Running(pack / "model.onnx").prefill(tokens, 16)
+    logits = Running(pack / graph).prefill(tokens, 16)
     assert tokenizer.decode([int(logits[-1].argmax())]).strip() == "Madrid"
 
 
-def test_rows_of_a_batch_do_not_see_one_another(pack: Path, tokenizer: Tokenizer) -> None:
-    prompts = [
-        tokenizer.encode(text).ids for text in ("One two three", "It is easy to describe how a pump", "A")
-    ]
-    together = Running(pack / "model.onnx", rows=3)
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_rows_of_a_batch_do_not_see_one_another(graph: str, pack: Path, tokenizer: Tokenizer) -> None:
+    text = tokenizer.encode(
+        "It is easy to describe how a pump works, and surprisingly hard to do it well"
+    ).ids
+    prompts = [text[row % 5 : row % 5 + row + 1] for row in range(16)]
+    together = Running(pack / graph, rows=16)
     firsts = [int(together.prefill(prompt, 16, row)[-1].argmax()) for row, prompt in enumerate(prompts)]
     lengths = [len(prompt) + 1 for prompt in prompts]
-    batched = together.step([[token] for token in firsts], lengths, [0, 1, 2])
-    alone = Running(pack / "model.onnx")
+    batched = together.step([[token] for token in firsts], lengths, list(range(16)))
+    alone = Running(pack / graph)
     for row, prompt in enumerate(prompts):
         alone.prefill(prompt, 16)
         np.testing.assert_array_equal(alone.step([[firsts[row]]], [lengths[row]], [0])[0], batched[row])

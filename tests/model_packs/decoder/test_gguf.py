@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 from model_packs.decoder.gguf_file import GgufFile
 from model_packs.decoder.gguf_source import read_gguf
 from model_packs.decoder.graph import write_graph
+from model_packs.decoder.profiles import FLOAT
 from model_packs.errors import BuildError
 from tests.model_packs.decoder.running import Running
 from tests.model_packs.decoder.tiny import TOKENS, TYPES, TinyModel
@@ -95,10 +96,18 @@ def write_gguf(
 def test_graph_from_gguf_equals_the_reference(tied: bool, tmp_path: Path) -> None:
     model = TinyModel(tied=tied)
     weights = read_gguf(write_gguf(model, tmp_path / "model.gguf"))
-    write_graph(weights, tmp_path / "model.onnx", None)
+    write_graph(weights, tmp_path / "model.onnx", FLOAT)
     tokens = list(range(60, 100))
     logits = Running(tmp_path / "model.onnx").prefill(tokens, 16)
     np.testing.assert_allclose(logits, model.logits(tokens), atol=2e-4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "is_float"), [("F32", True), ("F16", True), ("BF16", True), ("Q8_0", False)]
+)
+def test_float_sources_are_told_from_quantised_ones(kind: str, is_float: bool, tmp_path: Path) -> None:
+    weights = read_gguf(write_gguf(TinyModel(), tmp_path / "model.gguf", GGMLQuantizationType[kind]))
+    assert weights.float_source is is_float
 
 
 @pytest.mark.parametrize("kind", ["F16", "BF16", "Q8_0", "Q4_1"])
