@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from appliance.engines.generation.contract import Logits, Sampling
+from appliance.engines.generation.engine import GenerationEngine
 from appliance.engines.generation.logits_processing import LogitsProcessor
-from tests.engines.generation.conftest import request
+from appliance.packs.manifest import Decoder
+from tests.engines.generation.conftest import Plain, answer, ask, log_softmax, request, text_ids
 
 VOCABULARY = 12
 EOS = frozenset({0, 7})
@@ -189,3 +192,54 @@ def test_forks_have_their_own_place_in_a_constraint() -> None:
 def test_what_is_not_asked_for_changes_nothing() -> None:
     logits = np.random.default_rng(1).normal(size=VOCABULARY).astype(np.float32)
     assert (processed(LogitsProcessor(request([1], 9), EOS, VOCABULARY), logits) == logits).all()
+
+
+@pytest.mark.parametrize(
+    ("sampling", "min_tokens"),
+    [
+        (Sampling(temperature=0, repetition_penalty=1.4), 0),
+        (Sampling(temperature=0, repetition_penalty=0.7), 0),
+        (Sampling(temperature=0, frequency_penalty=1.5), 0),
+        (Sampling(temperature=0, presence_penalty=2.0, frequency_penalty=-0.5), 8),
+        (Sampling(temperature=0, logit_bias=((28, -100.0), (30, 2.0), (253, 5.0))), 0),
+        (
+            Sampling(
+                temperature=0, logit_bias=((13855, -3.0),), repetition_penalty=1.2, presence_penalty=1.0
+            ),
+            5,
+        ),
+    ],
+)
+async def test_answers_are_those_of_a_slow_loop(
+    engine: GenerationEngine, plain: Plain, decoder: Decoder, sampling: Sampling, min_tokens: int
+) -> None:
+    prompt = await text_ids(engine, "9 apples and 9 apples are")
+    ending = [*decoder.eos_token_ids]
+
+    def choose(logits: NDArray[np.float64], output: list[int]) -> int:
+        for token_id, bias in sampling.logit_bias:
+            logits[token_id] += bias
+        if len(output) < min_tokens:
+            logits[ending] = -np.inf
+        for token_id in set(prompt) | set(output):
+            factor = sampling.repetition_penalty
+            logits[token_id] = (
+                logits[token_id] / factor if logits[token_id] > 0 else logits[token_id] * factor
+            )
+        for token_id in set(output):
+            logits[token_id] -= (
+                sampling.frequency_penalty * output.count(token_id) + sampling.presence_penalty
+            )
+        return int(logits.argmax())
+
+    produced, logits = plain.generate(prompt, 10, choose)
+    fields = {"sampling": sampling, "min_tokens": min_tokens, "ignore_eos": not min_tokens}
+    found = await answer(ask(engine, prompt, 10, **fields, logprobs=2))
+    if min_tokens:  # the answer may end behind the minimum
+        produced = produced[: len(found.token_ids)]
+        assert len(produced) > min_tokens
+    assert found.token_ids == produced
+    for each, row in zip(found.logprobs, logits, strict=False):
+        expected = log_softmax(row)
+        assert abs(each.logprob - expected[each.token_id]) <= 1e-3
+        assert each.logprob == each.top[0][1]
