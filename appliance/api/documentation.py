@@ -17,8 +17,8 @@ from appliance.api.operations import describe_bodies, describe_mounts
 
 # What the page needs of the bundle; its own start page would load a sample from the internet.
 ASSETS = {
-    "swagger-ui.css": "text/css; charset=utf-8",
-    "swagger-ui-bundle.js": "text/javascript; charset=utf-8",
+    "swagger-ui.css": "text/css",
+    "swagger-ui-bundle.js": "text/javascript",
     "favicon-32x32.png": "image/png",
 }
 

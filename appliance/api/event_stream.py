@@ -31,7 +31,7 @@ def event_stream(events: AsyncGenerator[Any, None], dialect: Dialect, *, done: b
     """
     return Stream(
         _frames(events, dialect, done),
-        media_type="text/event-stream; charset=utf-8",
+        media_type="text/event-stream",
         headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
     )
 

@@ -87,4 +87,4 @@ class _EngineCollector(Collector):
 async def metrics(request: Request[Any, Any, State]) -> Response[bytes]:
     """Answer the metrics in Prometheus' text form."""
     counters: Metrics = request.app.state.metrics
-    return Response(generate_latest(counters.registry), media_type="text/plain; version=0.0.4; charset=utf-8")
+    return Response(generate_latest(counters.registry), media_type="text/plain; version=0.0.4")

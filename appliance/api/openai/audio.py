@@ -89,7 +89,7 @@ async def _complete(transcription: Transcription, form: TranscriptionForm, diale
     if form.response_format == "srt":
         return Response(srt(segments), media_type="application/x-subrip; charset=utf-8")
     if form.response_format == "vtt":
-        return Response(vtt(segments), media_type="text/vtt; charset=utf-8")
+        return Response(vtt(segments), media_type="text/vtt")
     body = _plain_body(info, segments, form)
     if not dialect.plain_transcriptions:
         body |= _additions(info, segments, form)
