@@ -86,7 +86,8 @@ class BatchScheduler:
             self._admission.check(request)
         streams = [TokenStream(len(request.prompt), self._wake) for request in requests]
         sequences = [self._sequence(*pair) for pair in zip(requests, streams, strict=True)]
-        self._queue(Submission(sequences))
+        if sequences:
+            self._queue(Submission(sequences))
         return streams
 
     def search(self, request: GenerationRequest, beams: Beams) -> BeamAnswers:

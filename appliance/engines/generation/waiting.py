@@ -16,7 +16,7 @@ class Submission:
     """One request in the queue: the sequences that still need rows, or all of a beam search's."""
 
     def __init__(self, sequences: list[Sequence], group: BeamGroup | None = None) -> None:
-        self.sequences = sequences
+        self.sequences = list(sequences)  # the caller's own may be a beam search's members
         self.group = group
         self.priority = sequences[0].request.priority
         self.admitted = 0

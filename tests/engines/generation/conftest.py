@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import msgspec
 import numpy as np
@@ -14,6 +16,7 @@ from numpy.typing import NDArray
 
 from appliance.engines.cores import Cores
 from appliance.engines.generation.answers import joined
+from appliance.engines.generation.constraints import ConstraintCompiler
 from appliance.engines.generation.contract import Answer, GenerationRequest, Sampling
 from appliance.engines.generation.delivery import TokenStream
 from appliance.engines.generation.engine import GenerationEngine, GenerationOptions
@@ -70,7 +73,8 @@ def opened(
         manifest = msgspec.structs.replace(manifest, context_length=context_length)
     if budget is not None:
         options["kv_cache_bytes"] = budget * token_bytes(decoder)
-    engine = GenerationEngine(pack, manifest, cores, GenerationOptions(**options))
+    with mock.patch.object(ConstraintCompiler, "warm"):  # it takes seconds that few tests need
+        engine = GenerationEngine(pack, manifest, cores, GenerationOptions(**options))
     try:
         yield engine
     finally:
@@ -169,3 +173,10 @@ async def answer(stream: TokenStream) -> Answer:
     assert stream.completion_tokens == len(whole.token_ids)
     assert len(whole.logprobs) in (0, len(whole.token_ids))
     return whole
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait until the engine's thread has come so far."""
+    async with asyncio.timeout(60):
+        while not condition():  # noqa: ASYNC110 - the thread has no event to wait for
+            await asyncio.sleep(0.005)

@@ -92,3 +92,11 @@ def test_the_cancelled_are_forgotten_wherever_they_stand() -> None:
     queue.forget_cancelled()
     assert queue.clear() == kept
     assert queue.first() is None
+
+
+def test_whose_turn_it_was_keeps_his_list() -> None:
+    members: list[Sequence] = [_Waiting(), _Waiting()]
+    each = Submission(members)
+    queue = queue_of(each)
+    queue.took(each, 2)
+    assert (len(members), each.sequences) == (2, [])
