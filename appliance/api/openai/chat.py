@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
 from litestar import Request, Response, post
 from litestar.datastructures import State
 
@@ -30,6 +29,7 @@ from appliance.api.openai.generation_fields import GenerationFields
 from appliance.api.openai.generation_request import (
     Wishes,
     check_logprobs_amount,
+    constrained,
     enforced_tokens,
     generation_request,
     sampling_of,
@@ -91,9 +91,7 @@ async def chat_completions(request: Request[Any, Any, State]) -> Response[Any]:
     )
     asked = generation_request(body, prompt, wishes, engine, "messages")
     check_logprobs_amount([asked], body.choices)
-    if spec is not None and not body.enforced_str:
-        asked = msgspec.structs.replace(asked, constraint=await engine.constraint(spec))
-    choices = submit(engine, [asked], body)
+    choices = submit(engine, await constrained([asked], spec, body, engine), body)
     at_end(request, choices.cancel)
     role = "assistant" if body.add_generation_prompt is not False else messages[-1]["role"]
     shape = ChatShape(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-import msgspec
 from litestar import Request, Response, post
 from litestar.datastructures import State
 
@@ -26,6 +25,7 @@ from appliance.api.openai.generation_request import (
     Wishes,
     check_amount,
     check_logprobs_amount,
+    constrained,
     enforced_tokens,
     generation_request,
     sampling_of,
@@ -67,10 +67,7 @@ async def completions(request: Request[Any, Any, State]) -> Response[Any]:
     )
     check_amount(body, len(prompts))
     requests = await _requests(body, prompts, engine, account_of(request).cache_scope)
-    if spec is not None and not body.enforced_str:
-        constraint = await engine.constraint(spec)
-        requests = [msgspec.structs.replace(each, constraint=constraint) for each in requests]
-    choices = submit(engine, requests, body)
+    choices = submit(engine, await constrained(requests, spec, body, engine), body)
     at_end(request, choices.cancel)
     shape = Shape(
         head=answer_head("cmpl", body.model, model.manifest, engine.profile),

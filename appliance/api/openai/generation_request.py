@@ -11,6 +11,7 @@ import msgspec
 from appliance.api.openai.context_limit import completion_limit
 from appliance.api.openai.generation_checks import check_min_tokens, logit_bias_of, naming, refused
 from appliance.api.openai.generation_fields import GenerationFields
+from appliance.engines.generation.constraints import ConstraintSpec
 from appliance.engines.generation.contract import GenerationRequest, Sampling
 from appliance.engines.generation.engine import GenerationEngine
 
@@ -21,6 +22,8 @@ INT64_MAX = (1 << 63) - 1
 MAX_SEQUENCES = 1024
 # The most log probabilities of one answer, those of the best tokens included: they are kept until it is sent.
 MAX_ANSWER_LOGPROBS = 4_000_000
+# The fields of constraints; of several the first counts.
+FORM_FIELDS = ("guided_json", "guided_regex", "guided_choice", "guided_grammar", "response_format")
 
 
 def sampling_of(fields: GenerationFields, temperature: float, vocab_size: int) -> Sampling:
@@ -145,6 +148,20 @@ def generation_request(
         ignore_eos=bool(fields.ignore_eos),
         min_tokens=_or(fields.min_tokens, 0),
     )
+
+
+async def constrained(
+    requests: list[GenerationRequest],
+    spec: ConstraintSpec | None,
+    fields: GenerationFields,
+    engine: GenerationEngine,
+) -> list[GenerationRequest]:
+    """Return the requests held to ``spec``, but for enforced answers. Raises InputRefusedError (400)."""
+    if spec is None or fields.enforced_str:
+        return requests
+    with naming(next((name for name in FORM_FIELDS if getattr(fields, name) is not None), "tools")):
+        constraint = await engine.constraint(spec)
+    return [msgspec.structs.replace(request, constraint=constraint) for request in requests]
 
 
 def _or(value: T | None, default: T) -> T:
