@@ -129,7 +129,6 @@ def test_control_tokens_in_a_message_stay_text(service: Service) -> None:
         ({"messages": [{"role": "user"}]}, "messages", "at least one message"),
         ({"tool_choice": "auto"}, "tool_choice", "When using `tool_choice`, `tools` must be set."),
         ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content", "messages[0].content"),
-        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools", "does not support tools"),
     ],
 )
 def test_a_wrong_value_is_a_400_that_names_the_field(

@@ -214,15 +214,3 @@ def test_every_choice_of_a_prompt_echoes_the_same_numbers(service: Service, fiel
         first = choices[place * per_prompt]["logprobs"]["token_logprobs"][:count]
         assert choice["logprobs"]["token_logprobs"][:count] == first
         assert first[0] is None
-
-
-def test_what_a_bias_forbids_is_written_as_a_number(service: Service) -> None:
-    answer = complete(
-        service,
-        guided_choice=["yes"],
-        logprobs=20,
-        max_tokens=3,
-    )
-
-    for best in answer["choices"][0]["logprobs"]["top_logprobs"]:
-        assert min(best.values()) == -9999.0
