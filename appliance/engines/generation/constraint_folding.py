@@ -66,8 +66,9 @@ class Folding:
                 return False
             if member is not True and not _merge(node, member):
                 left.append(member)
-        if node.get("type") == []:
-            return False
+            if node.get("type") == []:
+                return False
+        left = [*node.pop("allOf", ()), *left]
         return {**node, "allOf": left} if left else node
 
     def resolved(self, node: Any) -> Any:

@@ -72,6 +72,7 @@ def check_grammar(text: str) -> None:
         raise InputRefusedError(
             "The grammar cannot be satisfied: its rule `start` stands for no finite text."
         )
+    _check_terminals({name: options for name, options in rules.items() if name.lstrip("_").isupper()})
 
 
 def with_schemas(text: str, rewrite: Callable[[Any], Any]) -> str:
