@@ -178,6 +178,8 @@ def test_a_prompt_far_beyond_the_context_can_be_cut_to_fit(service: Service) -> 
     assert cut["usage"]["prompt_tokens"] == 40
     assert words.endswith(text(cut))
     assert post_completion(service, prompt=words).status_code == 400
+    ids = complete(service, prompt=[1, 2, 3] * 20_000, truncate_prompt_tokens=8191, max_tokens=1)
+    assert ids["usage"]["prompt_tokens"] == 8191
 
 
 def test_a_chat_without_a_generation_prompt_answers_as_the_last_speaker(service: Service) -> None:

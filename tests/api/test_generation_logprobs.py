@@ -108,24 +108,20 @@ def test_offsets_count_characters_not_pieces_of_them(service: Service) -> None:
 
 def test_echoed_logprobs_are_those_of_a_chain_of_single_steps(service: Service) -> None:
     ids = tokens_of(service, "The capital of France is Paris.")
-    lists = complete(service, prompt=ids, echo=True, logprobs=1, max_tokens=1, temperature=0)["choices"][0][
-        "logprobs"
-    ]
-    chained = 0.0
+    answer = complete(service, prompt=ids, echo=True, logprobs=1, max_tokens=1, temperature=0)
+    lists = answer["choices"][0]["logprobs"]
+    chained: list[float] = []
     for place in range(1, len(ids)):
-        bias = {str(ids[place]): 0}
         step = complete(
-            service, prompt=ids[:place], logprobs=20, max_tokens=1, temperature=0, logit_bias=bias
-        )
-        best = step["choices"][0]["logprobs"]["top_logprobs"][0]
-        token = lists["tokens"][place]
-        assert lists["top_logprobs"][place].get(token) == lists["token_logprobs"][place]
-        chained += best.get(token, lists["token_logprobs"][place])
+            service, prompt=ids[:place], enforced_str=lists["tokens"][place], max_tokens=1, logprobs=0
+        )["choices"][0]["logprobs"]
+        assert step["tokens"] == lists["tokens"][place : place + 1]
+        chained += step["token_logprobs"]
 
     assert lists["token_logprobs"][0] is None
     assert lists["top_logprobs"][0] is None
     assert len(lists["tokens"]) == len(ids) + 1
-    assert sum(lists["token_logprobs"][1:-1]) == pytest.approx(chained, abs=1e-3)
+    assert lists["token_logprobs"][1:-1] == pytest.approx(chained, abs=1e-3)
 
 
 def test_an_evaluation_harness_gets_what_it_asks_for(service: Service) -> None:

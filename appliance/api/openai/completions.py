@@ -130,11 +130,9 @@ async def _requests(
 
 async def _echoes(prompts: list[Prompt], engine: GenerationEngine) -> list[str]:
     """Return the prompts' texts, of token ids with their control tokens."""
-
-    def texts() -> list[str]:
-        return [
-            engine.decode(prompt.ids, skip_special_tokens=False) if prompt.text is None else prompt.text
-            for prompt in prompts
-        ]
-
-    return await asyncio.to_thread(texts)
+    return [
+        await asyncio.to_thread(engine.decode, prompt.ids, skip_special_tokens=False)
+        if prompt.text is None
+        else prompt.text
+        for prompt in prompts
+    ]

@@ -34,7 +34,7 @@ async def prompts_of(
     the vocabulary, InputRefusedError for a text far beyond the context.
     """
     texts, token_lists = text_or_tokens(
-        value, "prompt", max_items=MAX_PROMPTS, context_length=engine.context_length
+        _ends(value, last_tokens), "prompt", max_items=MAX_PROMPTS, context_length=engine.context_length
     )
     if not texts and not token_lists:
         raise refused("prompt", "please provide at least one prompt")
@@ -47,7 +47,16 @@ async def prompts_of(
     if texts:
         with naming("prompt"):
             return [await _encoded(text, engine, add_special_tokens, last_tokens) for text in texts]
-    return [Prompt(ids if last_tokens is None else ids[-last_tokens:]) for ids in token_lists]
+    return [Prompt(ids) for ids in token_lists]
+
+
+def _ends(value: str | list[Any], last_tokens: int | None) -> str | list[Any]:
+    """Return the ends of token lists: what is cut off may be of any length."""
+    if last_tokens is None or isinstance(value, str):
+        return value
+    if value and type(value[0]) is int:
+        return value[-last_tokens:]
+    return [item[-last_tokens:] if isinstance(item, list) else item for item in value]
 
 
 async def _encoded(text: str, engine: GenerationEngine, special: bool, last_tokens: int | None) -> Prompt:
