@@ -341,8 +341,11 @@ class BatchScheduler:
         delta = _attempt(lambda: sequence.accept(sequence.next_token(logits)))
         if delta is None:
             return False
+        if isinstance(delta, EngineError):
+            self._post_failure(sequence, delta)
+            return True
         self._outbox.post(sequence.receiver, delta)
-        return isinstance(delta, EngineError) or delta.finish_reason is not None
+        return delta.finish_reason is not None
 
     def _collect(self, sequence: Sequence, logits: Logits) -> None:
         """Give a beam search the logits of one of its hypotheses."""
@@ -356,6 +359,7 @@ class BatchScheduler:
         for group in [group for group in self._groups.values() if group.is_ready]:
             failure = group.failure or _attempt(lambda: group.advance(self._rows, self._cache))  # noqa: B023
             if failure is not None:
+                group.members[0].has_failed = True
                 self._end_group(group, failure)
             elif group.answers is not None:
                 self._end_group(group, group.answers)
@@ -372,6 +376,7 @@ class BatchScheduler:
             self._release(sequence)
 
     def _post_failure(self, sequence: Sequence, error: EngineError) -> None:
+        sequence.has_failed = True
         self._outbox.post(sequence.receiver, error)
 
     def _release(self, sequence: Sequence) -> None:
@@ -381,7 +386,8 @@ class BatchScheduler:
             for member in sorted(group.members, key=lambda each: -each.row):
                 self._release(member)
         elif sequence.row >= 0:
-            self._rows.release(sequence, keep=leader in (None, sequence))
+            # What the model made of a prompt that failed is not for others.
+            self._rows.release(sequence, keep=leader in (None, sequence) and not sequence.has_failed)
             if sequence.request.prompt_logprobs is not None:
                 self._model.forget_scores()
 

@@ -36,7 +36,8 @@ class Sequence:
     ``computed`` how many of them, from the first on, were computed as a prompt is (what other
     sequences may share), ``granted`` the tokens it may hold, ``last_token`` the newest token, not
     yet in the cache. ``awaits`` is the sequence whose prompt, still being computed, this one will
-    share. ``leader`` is the first sequence of the beam search that this one belongs to.
+    share. ``leader`` is the first sequence of the beam search that this one belongs to. Nothing
+    of one that ``has_failed`` stays in the cache.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Sequence:
         self.last_token = -1
         self.awaits: Sequence | None = None
         self.leader: Sequence | None = None
+        self.has_failed = False
         self.prompt_scores: list[TokenLogprob | None] = []
         self._generator = row_generator(request.sampling.seed)
         self._vocabulary = vocabulary

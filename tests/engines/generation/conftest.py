@@ -81,8 +81,9 @@ def opened(
         engine.close()
 
 
-def token_bytes(decoder: Decoder) -> int:
+def token_bytes(decoder: Decoder | None) -> int:
     """Bytes of one token in the KV cache."""
+    assert decoder is not None
     return bytes_per_token(layers=decoder.layers, kv_heads=decoder.kv_heads, head_dim=decoder.head_dim)
 
 

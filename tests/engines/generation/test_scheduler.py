@@ -15,6 +15,7 @@ from appliance.engines.cores import Cores
 from appliance.engines.errors import EngineError, InputRefusedError
 from appliance.engines.generation import engine as engine_module
 from appliance.engines.generation import rows as rows_module
+from appliance.engines.generation.contract import Beams
 from appliance.engines.generation.delivery import Outbox
 from appliance.engines.generation.engine import GenerationEngine, GenerationOptions
 from appliance.engines.generation.model import DecoderModel
@@ -22,7 +23,7 @@ from appliance.engines.generation.rows import RowTable
 from appliance.errors import OverloadedError
 from appliance.packs.errors import PackError
 from appliance.packs.manifest import Decoder, Manifest
-from tests.engines.generation.conftest import answer, ask, opened, request, until
+from tests.engines.generation.conftest import answer, ask, opened, request, token_bytes, until
 
 PROMPT = [504, 2298, 282, 260, 905, 314]  # "The name of the game is": any ids would do
 OTHER = [788, 338, 253, 655, 28]
@@ -88,7 +89,7 @@ async def test_a_cancelled_stream_stops_within_a_step(
     done = len(steps)
     await answer(kept)
     assert steps[done + 2 :] == [1] * (len(steps) - done - 2)  # one may have begun, one was between
-    assert [delta async for delta in gone] == []
+    assert all(delta.finish_reason is None for delta in [delta async for delta in gone])
     assert engine.running_rows == 0
 
 
@@ -219,6 +220,29 @@ async def test_a_failing_decode_leaves_the_engine_alive(
         with pytest.raises(EngineError):
             await answer(ask(engine, PROMPT, 4))
     assert (await answer(ask(engine, PROMPT, 4))).token_ids == expected.token_ids
+
+
+@pytest.mark.parametrize("broken", ["prefill", "decode"])
+async def test_what_the_model_failed_on_is_not_kept_for_others(
+    pack: Path, manifest: Manifest, cores: Cores, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    whole = getattr(DecoderModel, broken)
+
+    def no_number(self: DecoderModel, *args: Any, **options: Any) -> Any:
+        return whole(self, *args, **options) * np.float32(np.nan)
+
+    with opened(pack, manifest, cores, context_length=512) as engine:
+        with monkeypatch.context() as patch:
+            patch.setattr(DecoderModel, broken, no_number)
+            with pytest.raises(EngineError, match="not numbers"):
+                await answer(ask(engine, PROMPT * 10, 4))
+            with pytest.raises(EngineError, match="not numbers"):
+                await engine.search(request(PROMPT * 10, 4), Beams(width=2)).answers()
+        await answer(ask(engine, PROMPT, 1))  # too short to be kept
+        assert engine.kv_cache_bytes == 0
+        await answer(ask(engine, PROMPT * 10, 1))
+        await answer(ask(engine, PROMPT, 1))
+        assert engine.kv_cache_bytes == 60 * token_bytes(manifest.decoder)
 
 
 async def test_rows_that_are_free_count_as_places(
