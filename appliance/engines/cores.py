@@ -8,6 +8,7 @@ starves while the holders give the lease back between steps.
 
 from __future__ import annotations
 
+import functools
 import heapq
 import itertools
 import os
@@ -68,6 +69,22 @@ class Cores:
         options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
         # Threads stop spinning when a run ends, so that sessions can take turns.
         options.add_session_config_entry("session.force_spinning_stop", "1")
+        if not _multiplies_bytes_exactly():
+            # Else products of unsigned by signed bytes saturate on this processor.
+            options.add_session_config_entry("session.x64quantprecision", "1")
         for name, value in entries.items():
             options.add_session_config_entry(name.replace("__", "."), value)
         return onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+
+
+@functools.cache
+def _multiplies_bytes_exactly() -> bool:
+    """Return whether the processor sums products of bytes in 32 bits (VNNI, AMX; all but x86).
+
+    Where it does, asking for precision would choose slower kernels.
+    """
+    try:
+        flags = Path("/proc/cpuinfo").read_text("utf-8", "replace")
+    except OSError:
+        return False
+    return "\nflags" not in flags or any(flag in flags for flag in (" avx512_vnni", " avx_vnni", " amx_int8"))
