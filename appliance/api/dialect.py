@@ -36,6 +36,8 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     chat_temperature: float | None = None
     # The most choices (n, best_of) of one request.
     max_choices: int = 128
+    # The most tokens of one completion that may be asked for; None = as many as fit the context.
+    max_completion_tokens: int | None = None
     # Whether several choices at temperature 0, which are all the same, are answered.
     greedy_choices: bool = True
     # What an absent ``tool_choice`` means when there are tools.
@@ -116,6 +118,7 @@ COMPACTIFAI = Dialect(
     prefix="/compactifai/v1",
     chat_temperature=1.0,
     max_choices=1,
+    max_completion_tokens=150_000,
     bare_tool_names=True,
     unknown_model_status=400,
     unknown_model_text="Invalid request: Model '{name}' not found; available: [{available}]",

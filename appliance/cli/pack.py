@@ -243,7 +243,8 @@ def _description(manifest: Manifest, directory: Path) -> Iterator[tuple[str, str
         reference = "" if quality.reference is None else f", source model {quality.reference:g}"
         limit = "" if quality.limit is None else f", limit {quality.limit:g}"
         sample = f" ({quality.sample})" if quality.sample else ""
-        yield "Quality", f"{quality.metric} {quality.value:g}{reference}{limit}{sample}"
+        profile = "" if quality.profile is None else f"{quality.profile}: "
+        yield "Quality", f"{profile}{quality.metric} {quality.value:g}{reference}{limit}{sample}"
     for file in manifest.file:
         yield "File", f"{file.path}, {in_words(file.size)}, sha256 {file.sha256}"
 

@@ -21,8 +21,6 @@ MAX_STOP_CHARACTERS = 1024
 # A body of 64 MB may hold millions of ids; nobody stops at so many tokens.
 MAX_STOP_TOKEN_IDS = 10_000
 MAX_LOGPROBS = 20
-# The bound of CompactifAI's page; the other APIs have only the context.
-MOST_TOKENS = {"compactifai": 150_000}
 
 _INTEGER = re.compile(r"[+-]?[0-9]{1,20}\Z")
 _NUMBERS = (
@@ -184,7 +182,7 @@ def _check_sampling(fields: GenerationFields) -> None:
 
 
 def _check_lengths(fields: GenerationFields, dialect: Dialect, least_tokens: int) -> None:
-    most = MOST_TOKENS.get(dialect.name)
+    most = dialect.max_completion_tokens
     for name in ("max_tokens", "max_completion_tokens"):
         value = getattr(fields, name)
         if value is not None and value < least_tokens:
