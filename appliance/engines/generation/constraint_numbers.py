@@ -8,8 +8,11 @@ of hundreds of digits may become infinity, so bounds are drawn in to decimals th
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
+
+import msgspec
 
 from appliance.engines.errors import InputRefusedError
 
@@ -34,29 +37,22 @@ def numbers(node: dict[str, Any], *, integer: bool, bounded: bool) -> dict[str, 
     are not intersected with others. Raises InputRefusedError for what is not supported.
     """
     divisor = _divisor(node, integer=integer, shared=not bounded)
-    if integer:
-        low, high = _integer_bounds(node, bounded or divisor is not None)
-    else:
-        low, high = _number_bounds(node, bounded or divisor is not None)
-    if low is not None and high is not None:
-        if low > high:
-            if integer or _nothing_between(node):
-                return None
-            raise InputRefusedError("The bounds of a number are too close to each other.")
-        if divisor is not None and math.ceil(low / divisor) * divisor > high:
-            return None
-    kept: dict[str, Any] = {}
-    if low is not None:
-        kept["minimum"] = _plain(low)
-    if high is not None:
-        kept["maximum"] = _plain(high)
-    if divisor is not None:
-        kept["multipleOf"] = _plain(divisor)
-    elif bounded and not integer and low is not None and high is not None:
-        unit = Fraction(1, 10**DECIMALS)
-        if math.ceil(low / unit) * unit <= high:
-            kept["multipleOf"] = float(unit)
-    return kept
+    low, high = _strictest(node, "minimum", max), _strictest(node, "maximum", min)
+    largest = LARGEST_INTEGER if integer else LARGEST_NUMBER
+    if (low is not None and low.value > largest) or (high is not None and high.value < -largest):
+        raise InputRefusedError(f"Bounds of numbers beyond {largest} are not supported.")
+    # Where multiples are counted, so are those at the ends.
+    limited = bounded or divisor is not None
+    if low is None or low.value < -largest:
+        low = _Bound(Fraction(-largest), strict=False) if limited or low is not None else None
+    if high is None or high.value > largest:
+        high = _Bound(Fraction(largest), strict=False) if limited or high is not None else None
+    if low is not None and high is not None and _nothing_between(low, high):
+        return None
+    step = divisor or (Fraction(1) if integer else None)
+    if step is not None:
+        return _multiples(low, high, step, divisor)
+    return _decimals(low, high, bounded)
 
 
 def allows(node: dict[str, Any], value: float) -> bool:
@@ -72,6 +68,90 @@ def allows(node: dict[str, Any], value: float) -> bool:
         and (below is None or exact < below)
         and (divisor is None or (exact / divisor).denominator == 1)
     )
+
+
+class _Bound(msgspec.Struct, frozen=True):
+    """An end of a range; ``strict`` = it does not belong to it."""
+
+    value: Fraction
+    strict: bool
+
+
+def _nothing_between(low: _Bound, high: _Bound) -> bool:
+    return low.value > high.value or (low.value == high.value and (low.strict or high.strict))
+
+
+def _multiples(
+    low: _Bound | None, high: _Bound | None, step: Fraction, divisor: Fraction | None
+) -> dict[str, Any] | None:
+    """Return the keywords of the multiples of ``step`` between the bounds, whose ends are multiples too."""
+    kept: dict[str, Any] = {}
+    if low is not None:
+        first = math.floor(low.value / step) + 1 if low.strict else math.ceil(low.value / step)
+        kept["minimum"] = _plain(first * step)
+    if high is not None:
+        last = math.ceil(high.value / step) - 1 if high.strict else math.floor(high.value / step)
+        kept["maximum"] = _plain(last * step)
+    if len(kept) == 2 and kept["minimum"] > kept["maximum"]:
+        return None
+    return kept if divisor is None else {**kept, "multipleOf": _plain(divisor)}
+
+
+def _decimals(low: _Bound | None, high: _Bound | None, bounded: bool) -> dict[str, Any]:
+    """Return the keywords of the numbers between the bounds, as decimals that doubles tell apart."""
+    kept: dict[str, Any] = {}
+    decimals = DECIMALS
+    for bound, sign, plain in ((low, 1, "minimum"), (high, -1, "maximum")):
+        if bound is None:
+            continue
+        exact = _inside(bound.value, sign, strict=False) == bound.value
+        # Towards zero the engine takes an exclusive bound for an inclusive one where both have the same
+        # integer part. Away from zero it is exact, if the decimals are few.
+        if bound.strict and exact and bounded and bound.value * sign < 0:
+            kept[f"exclusive{plain.capitalize()}"] = _plain(bound.value)
+            decimals = min(decimals, _decimals_at(bound.value))
+        else:
+            kept[plain] = _plain(_inside(bound.value, sign, strict=bound.strict and exact))
+    ends = [Fraction(repr(kept[key])) for key in kept]
+    if len(ends) == 2 and ends[0] > ends[1]:
+        raise InputRefusedError("The bounds of a number are too close to each other.")
+    if bounded:
+        unit = Fraction(1, 10**decimals)
+        strict = "exclusiveMinimum" in kept
+        first = math.floor(ends[0] / unit) + 1 if strict else math.ceil(ends[0] / unit)
+        if first * unit > ends[1] or (first * unit == ends[1] and "exclusiveMaximum" in kept):
+            raise InputRefusedError("The bounds of a number are too close to each other.")
+        kept["multipleOf"] = _plain(unit)
+    return kept
+
+
+def _inside(bound: Fraction, sign: int, *, strict: bool) -> Fraction:
+    """Return the nearest decimal of few digits from ``bound`` on upwards (``sign`` 1) or downwards (-1).
+
+    ``strict`` = not the bound itself.
+    """
+    unit = Fraction(1, 10 ** _decimals_at(bound))
+    steps = math.ceil(sign * bound / unit)
+    if strict and steps * unit == sign * bound:
+        steps += 1
+    return sign * steps * unit
+
+
+def _decimals_at(value: Fraction) -> int:
+    """Return how many decimals numbers of this size may have for doubles to tell them apart."""
+    digits = len(str(abs(math.trunc(value)))) if abs(value) >= 1 else 0
+    return max(0, min(DIGITS - digits, DECIMALS))
+
+
+def _strictest(
+    node: dict[str, Any], plain: str, choose: Callable[[Fraction, Fraction], Fraction]
+) -> _Bound | None:
+    included, excluded = _stated(node, plain), _stated(node, f"exclusive{plain.capitalize()}")
+    if excluded is None:
+        return None if included is None else _Bound(included, strict=False)
+    if included is None or choose(included, excluded) == excluded:
+        return _Bound(excluded, strict=True)
+    return _Bound(included, strict=False)
 
 
 def _stated(node: dict[str, Any], keyword: str) -> Fraction | None:
@@ -94,62 +174,6 @@ def _divisor(node: dict[str, Any], *, integer: bool, shared: bool) -> Fraction |
     if scaled > largest or divisor.denominator > 1 << DECIMALS:
         raise InputRefusedError(f"`multipleOf` beyond {largest} is not supported here.")
     return divisor
-
-
-def _integer_bounds(node: dict[str, Any], bounded: bool) -> tuple[Fraction | None, Fraction | None]:
-    lows = [math.ceil(bound) for bound in [_stated(node, "minimum")] if bound is not None]
-    highs = [math.floor(bound) for bound in [_stated(node, "maximum")] if bound is not None]
-    above, below = _stated(node, "exclusiveMinimum"), _stated(node, "exclusiveMaximum")
-    lows += [] if above is None else [math.floor(above) + 1]
-    highs += [] if below is None else [math.ceil(below) - 1]
-    return _limited(lows, highs, LARGEST_INTEGER, bounded)
-
-
-def _number_bounds(node: dict[str, Any], bounded: bool) -> tuple[Fraction | None, Fraction | None]:
-    low, high = _stated(node, "minimum"), _stated(node, "maximum")
-    above, below = _stated(node, "exclusiveMinimum"), _stated(node, "exclusiveMaximum")
-    lows = [] if low is None else [_inside(low, up=True, strict=False)]
-    highs = [] if high is None else [_inside(high, up=False, strict=False)]
-    lows += [] if above is None else [_inside(above, up=True, strict=True)]
-    highs += [] if below is None else [_inside(below, up=False, strict=True)]
-    return _limited(lows, highs, LARGEST_NUMBER, bounded)
-
-
-def _nothing_between(node: dict[str, Any]) -> bool:
-    """Return whether the bounds of ``node`` exclude every number."""
-    lows = [(bound, False) for bound in [_stated(node, "minimum")] if bound is not None]
-    lows += [(bound, True) for bound in [_stated(node, "exclusiveMinimum")] if bound is not None]
-    highs = [(bound, True) for bound in [_stated(node, "maximum")] if bound is not None]
-    highs += [(bound, False) for bound in [_stated(node, "exclusiveMaximum")] if bound is not None]
-    if not lows or not highs:
-        return False
-    (low, above), (high, at_most) = max(lows), min(highs)
-    return low > high or (low == high and (above or not at_most))
-
-
-def _limited(
-    lows: list[Any], highs: list[Any], largest: int, bounded: bool
-) -> tuple[Fraction | None, Fraction | None]:
-    """Return the tightest bounds; beyond ``largest`` readers disagree about which number a text is."""
-    if (lows and max(lows) > largest) or (highs and min(highs) < -largest):
-        raise InputRefusedError(f"Bounds of numbers beyond {largest} are not supported.")
-    if bounded or (lows and max(lows) < -largest):
-        lows = [*lows, -largest]
-    if bounded or (highs and min(highs) > largest):
-        highs = [*highs, largest]
-    return (Fraction(max(lows)) if lows else None, Fraction(min(highs)) if highs else None)
-
-
-def _inside(bound: Fraction, *, up: bool, strict: bool) -> Fraction:
-    """Return the nearest decimal of few digits that is not beyond ``bound``; not the bound itself if ``strict``."""
-    whole_digits = len(str(abs(math.trunc(bound)))) if abs(bound) >= 1 else 0
-    unit = Fraction(1, 10 ** max(0, min(DIGITS - whole_digits, DECIMALS)))
-    if not strict and (bound / unit).denominator == 1:
-        return bound
-    steps = math.floor(bound / unit) + 1 if up else math.ceil(bound / unit) - 1
-    if not strict:
-        steps = math.ceil(bound / unit) if up else math.floor(bound / unit)
-    return steps * unit
 
 
 def _plain(value: Fraction) -> int | float:

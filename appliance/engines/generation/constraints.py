@@ -10,9 +10,9 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import llguidance
 import msgspec
@@ -20,6 +20,7 @@ import numpy as np
 
 from appliance.engines.errors import EngineError, InputRefusedError
 from appliance.engines.generation import constraint_regex
+from appliance.engines.generation.constraint_calls import limits, reason, unpanicked, with_deep_stack
 from appliance.engines.generation.constraint_gbnf import is_gbnf, lark_of
 from appliance.engines.generation.constraint_lark import check_grammar, with_schemas
 from appliance.engines.generation.constraint_schema import narrowed
@@ -33,18 +34,13 @@ ESCAPES = 'nrbtf\\"'
 MAX_CHARACTERS = 1 << 18
 MAX_OPTIONS = 10_000
 MAX_OPTION_CHARACTERS = 1 << 16
-CACHED = 32
-# Of the thread that compiles: the depth of its recursion is bounded by the limits on schemas and grammars.
-STACK_BYTES = 1 << 27
+CACHED = 16
 # Steps tried on a new constraint, so that those which fail at once are refused before the first byte.
 TRIED_STEPS = 16
-LONGEST_REASON = 400
 # Ways to read the text so far. A step takes their square of time where a grammar is ambiguous; JSON is not,
 # and needs four for each optional property.
 GRAMMAR_ITEMS = 300
 JSON_ITEMS = 2000
-
-T = TypeVar("T")
 
 
 class JsonSchema(msgspec.Struct, frozen=True, tag=True):
@@ -97,13 +93,14 @@ class ConstraintCompiler:
         self._eos_token_ids = list(eos_token_ids)
         self._vocab_size = vocab_size
         self._tokenizer: llguidance.LLTokenizer | None = None
-        # One at a time: compiling takes a core, and repeated requests find the first one's result.
-        self._lock = threading.Lock()
+        # One at a time: it takes a core.
+        self._compiling = threading.Lock()
+        self._looking = threading.Lock()
         self._compiled: OrderedDict[bytes, CompiledConstraint | InputRefusedError] = OrderedDict()
 
     def warm(self) -> None:
         """Read the tokenizer, which takes seconds for large vocabularies. Raises EngineError."""
-        with self._lock:
+        with self._compiling:
             self._vocabulary()
 
     def compile(self, spec: ConstraintSpec) -> CompiledConstraint:
@@ -119,42 +116,54 @@ class ConstraintCompiler:
         if len(written) > MAX_CHARACTERS:
             raise InputRefusedError(f"A constraint may have at most {MAX_CHARACTERS} characters.")
         key = hashlib.sha256(written.encode("utf-8", "surrogatepass")).digest()
-        with self._lock:
-            found = self._compiled.pop(key, None)
-            if found is None:
-                try:
-                    found = self._compile(spec)
-                except InputRefusedError as error:
-                    found = error
-            self._compiled[key] = found
-            if len(self._compiled) > CACHED:
-                self._compiled.popitem(last=False)
+        found = self._known(key)
+        if found is None:
+            with self._compiling:
+                found = self._known(key) or self._compile(spec)
+            with self._looking:
+                self._compiled[key] = found
+                if len(self._compiled) > CACHED:
+                    self._compiled.popitem(last=False)
         if isinstance(found, InputRefusedError):
             raise InputRefusedError(found.message)
         return found
 
-    def _compile(self, spec: ConstraintSpec) -> CompiledConstraint:
+    def _known(self, key: bytes) -> CompiledConstraint | InputRefusedError | None:
+        with self._looking:
+            found = self._compiled.get(key)
+            if found is not None:
+                self._compiled.move_to_end(key)
+            return found
+
+    def _compile(self, spec: ConstraintSpec) -> CompiledConstraint | InputRefusedError:
+        """Return the constraint, or why it is refused. Raises EngineError."""
+        try:
+            return self._constraint(spec)
+        except InputRefusedError as error:
+            return error
+
+    def _constraint(self, spec: ConstraintSpec) -> CompiledConstraint:
         grammar = _grammar(spec)
-        limits = _limits(GRAMMAR_ITEMS if isinstance(spec, Grammar) else JSON_ITEMS)
+        bounds = limits(GRAMMAR_ITEMS if isinstance(spec, Grammar) else JSON_ITEMS)
         vocabulary = self._vocabulary()
-        matcher = _with_deep_stack(
-            lambda: llguidance.LLMatcher(vocabulary, grammar, log_level=0, limits=limits)
+        matcher = with_deep_stack(
+            lambda: llguidance.LLMatcher(vocabulary, grammar, log_level=0, limits=bounds)
         )
         constraint = CompiledConstraint(matcher, vocabulary.vocab_size)
         if matcher.is_error():
-            raise InputRefusedError(_reason(matcher.get_error()))
+            raise InputRefusedError(reason(matcher.get_error()))
         constraint.try_out()
         return constraint
 
     def _vocabulary(self) -> llguidance.LLTokenizer:
         if self._tokenizer is None:
             try:
-                self._tokenizer = _unpanicked(
+                self._tokenizer = unpanicked(
                     lambda: llguidance.LLTokenizer(
                         self._path.read_text("utf-8"), n_vocab=self._vocab_size, eos_token=self._eos_token_ids
                     )
                 )
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, InputRefusedError) as error:
                 raise EngineError("The model's tokenizer cannot be used for constrained answers.") from error
         return self._tokenizer
 
@@ -205,7 +214,7 @@ class MatcherState:
         Raises InputRefusedError when the constraint turns out too complex or leads nowhere.
         """
         bits = self._bits
-        _unpanicked(lambda: self._matcher.unsafe_compute_mask_ptr(bits.ctypes.data, bits.nbytes))
+        unpanicked(lambda: self._matcher.unsafe_compute_mask_ptr(bits.ctypes.data, bits.nbytes))
         self._check()
         np.invert(bits, out=bits)
         count = min(self._vocab_size, logits.shape[0])
@@ -215,7 +224,7 @@ class MatcherState:
 
     def accept(self, token_id: int) -> None:
         """Go on by a token that was allowed. Raises EngineError when it was not."""
-        if not _unpanicked(lambda: self._matcher.consume_token(token_id)):
+        if not unpanicked(lambda: self._matcher.consume_token(token_id)):
             self._check()
 
     def copy(self) -> MatcherState:
@@ -224,7 +233,7 @@ class MatcherState:
 
     def _check(self) -> None:
         if self._matcher.is_error():
-            raise InputRefusedError(_reason(self._matcher.get_error()))
+            raise InputRefusedError(reason(self._matcher.get_error()))
 
 
 def _grammar(spec: ConstraintSpec) -> str:
@@ -276,67 +285,3 @@ def _regex(pattern: str) -> str:
     if pattern in ("", "(?:)"):
         return llguidance.LLMatcher.grammar_from_lark('start: ""')
     return llguidance.LLMatcher.grammar_from_regex(pattern)
-
-
-def _limits(items: int) -> llguidance.LLParserLimits:
-    return llguidance.LLParserLimits(
-        max_items_in_row=items,
-        initial_lexer_fuel=1_000_000,
-        step_lexer_fuel=200_000,
-        step_max_items=50_000,
-        max_lexer_states=50_000,
-        max_grammar_size=30_000,
-        verbose_errors=False,
-    )
-
-
-def _reason(error: str) -> str:
-    """Return what to tell a client about an error of llguidance."""
-    lines = [line.strip() for line in error.splitlines()]
-    text = " ".join(line for line in lines if line and line != "<non-verbose/>")
-    if "NoExtension" in text:
-        return "The constraint cannot be satisfied: no text can follow under it."
-    if text.startswith("Unsatisfiable schema"):
-        return (
-            f"The JSON schema cannot be satisfied{text.removeprefix('Unsatisfiable schema')[:LONGEST_REASON]}"
-        )
-    if "too many" in text.lower() or "max is" in text or "fuel" in text or "too big" in text:
-        return f"The constraint is too complex: {text[:LONGEST_REASON]}"
-    return f"The constraint cannot be used: {text[:LONGEST_REASON]}"
-
-
-def _unpanicked(call: Callable[[], T]) -> T:
-    """Return what ``call`` returns; a panic inside llguidance, which is no Exception, is an EngineError."""
-    try:
-        return call()
-    except BaseException as error:
-        if type(error).__name__ != "PanicException":
-            raise
-        raise EngineError("The constraint engine failed.") from error
-
-
-_stack_size = threading.Lock()
-
-
-def _with_deep_stack(call: Callable[[], T]) -> T:
-    """Return what ``call`` returns in a thread with a deep stack."""
-    results: list[T] = []
-    errors: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            results.append(_unpanicked(call))
-        except BaseException as error:  # noqa: BLE001 - raised again by the caller
-            errors.append(error)
-
-    with _stack_size:
-        before = threading.stack_size(STACK_BYTES)
-        try:
-            thread = threading.Thread(target=run, name="constraint")
-            thread.start()
-        finally:
-            threading.stack_size(before)
-    thread.join()
-    if errors:
-        raise errors[0]
-    return results[0]

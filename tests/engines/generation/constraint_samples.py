@@ -174,6 +174,8 @@ def _number(draw: random.Random, depth: int) -> Any:
         schema[draw.choice(["maximum", "exclusiveMaximum"])] = low + draw.choice([1, 0.5, 7.77, 1e5])
     if draw.random() < 0.2:
         schema["multipleOf"] = draw.choice([0.5, 0.25, 1, 0.125])
+        schema["maximum"] = low + 3
+        schema.pop("exclusiveMaximum", None)
     return schema
 
 
@@ -294,17 +296,17 @@ def random_pattern(draw: random.Random, depth: int = 3) -> str:
 class Walker:
     """Walks constraints with one tokenizer: at random at first, then towards the end."""
 
-    def __init__(self, tokenizer: tokenizers.Tokenizer, eos: int) -> None:
+    def __init__(self, tokenizer: tokenizers.Tokenizer, ends: list[int]) -> None:
         self.tokenizer = tokenizer
         self.vocab_size = tokenizer.get_vocab_size()
-        self._eos = eos
-        ends = [
+        self.ends = ends
+        short = [
             token_id
             for token, token_id in tokenizer.get_vocab().items()
             if set(token) <= set('"}],') or (len(token) == 1 and token in string.printable)
         ]
-        self._ends = np.zeros(self.vocab_size, np.bool_)
-        self._ends[ends] = True
+        self._short = np.zeros(self.vocab_size, np.bool_)
+        self._short[short] = True
 
     def text(self, constraint: Constraint, seed: int, free_steps: int = FREE_STEPS) -> str | None:
         """Return a random text under ``constraint``; None when it came to no end in time."""
@@ -318,17 +320,17 @@ class Walker:
             allowed = np.flatnonzero(logits == 0)
             assert allowed.size, f"no token may follow {self.tokenizer.decode(ids)!r}"
             token = self._chosen(allowed, random_ids, free=step < free_steps)
-            assert token == self._eos or not state.finished
+            assert token in self.ends or not state.finished
             state.accept(token)
-            if token == self._eos:
+            if token in self.ends:
                 return str(self.tokenizer.decode(ids, skip_special_tokens=False))
             ids.append(token)
         return None
 
     def _chosen(self, allowed: NDArray[np.intp], random_ids: np.random.Generator, *, free: bool) -> int:
-        if not free and self._eos in allowed:
-            return self._eos
-        ends = allowed[self._ends[allowed]]
-        if ends.size and random_ids.random() < (0.3 if free else 0.95):
-            return int(random_ids.choice(ends))
+        if not free and self.ends[0] in allowed:
+            return self.ends[0]
+        short = allowed[self._short[allowed]]
+        if short.size and random_ids.random() < (0.3 if free else 0.95):
+            return int(random_ids.choice(short))
         return int(random_ids.choice(allowed))
