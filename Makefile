@@ -6,7 +6,7 @@ export APPLIANCE_DATA_DIR ?= $(CURDIR)/var
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 
-.PHONY: help serve packs packs-env test test-export check format bench lock clean
+.PHONY: help serve packs packs-env test test-export test-clients soak check format bench lock clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -17,11 +17,22 @@ serve: $(VENV)/.build packs ## Set everything up and start the service
 packs: $(VENV)/.build ## Build the default model packs (cached) and put them into the data directory
 	@$(BIN)/python -m model_packs build --default --into "$(APPLIANCE_DATA_DIR)/packs"
 
-test: $(VENV)/.dev ## Run all tests but the optimum export
-	$(BIN)/python -m pytest -m "not export"
+test: $(VENV)/.dev ## Run all tests but the optimum export and the Node client
+	$(BIN)/python -m pytest -m "not export and not clients"
 
 test-export: $(VENV)/.dev .venv-packs/.done ## Test the export through optimum (its own environment, with torch)
 	$(BIN)/python -m pytest -m export
+
+test-clients: $(VENV)/.dev ## Test with the official Node client (skipped where node or npm is missing)
+	@if command -v node >/dev/null && command -v npm >/dev/null; then \
+		npm ci --prefix tests/clients/node --ignore-scripts --no-audit --no-fund && \
+		$(BIN)/python -m pytest -m clients; \
+	else \
+		echo "SKIPPED: the Node client was not tested, for node or npm is not installed here."; \
+	fi
+
+soak: $(VENV)/.dev ## Keep 64 clients busy for MINUTES (10) and check texts, stalls and memory
+	$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),10)
 
 check: $(VENV)/.dev ## Lint, format, types, licences
 	$(BIN)/ruff check .

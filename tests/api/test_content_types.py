@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from appliance.api.documentation import ASSETS_PATH
 from tests.api.asking import post_chat
 from tests.samples.speech import jfk_wav
 from tests.service import SPEECH, Service
@@ -18,8 +19,9 @@ def test_a_stream_of_events_is_utf_8(service: Service) -> None:
     [
         ("/metrics", "text/plain; version=0.0.4; charset=utf-8"),
         ("/docs", "text/html; charset=utf-8"),
-        ("swagger-ui.css", "text/css; charset=utf-8"),
-        ("swagger-ui-bundle.js", "text/javascript; charset=utf-8"),
+        ("/docs/start.js", "text/javascript; charset=utf-8"),
+        (f"{ASSETS_PATH}/swagger-ui.css", "text/css; charset=utf-8"),
+        (f"{ASSETS_PATH}/swagger-ui-bundle.js", "text/javascript; charset=utf-8"),
     ],
 )
 def test_a_page_is_utf_8(service: Service, path: str, kind: str) -> None:
