@@ -76,18 +76,19 @@ def holdings(
 
 
 def weights_bytes(pack: Path, decoder: Decoder, profile: ProfileName) -> int:
-    """Return the bytes of the files that the graphs of ``profile`` consist of, each file once."""
+    """Return the bytes of the weights that the graphs of ``profile`` name, those of several graphs once."""
     chosen = decoder.profile(profile)
     assert chosen is not None
-    files: set[Path] = set()
-    for graph in {chosen.graph, chosen.prefill or chosen.graph}:
-        files.add(pack / graph)
-        loaded = onnx.load(pack / graph, load_external_data=False)
-        for tensor in loaded.graph.initializer:
-            places = {entry.key: entry.value for entry in tensor.external_data}
-            if "location" in places:
-                files.add((pack / graph).parent / places["location"])
-    return sum(file.stat().st_size for file in files)
+    graphs = {pack / chosen.graph, pack / (chosen.prefill or chosen.graph)}
+    pieces: set[tuple[Path, int, int]] = set()
+    for graph in graphs:
+        for tensor in onnx.load(graph, load_external_data=False).graph.initializer:
+            place = {entry.key: entry.value for entry in tensor.external_data}
+            if "location" in place:
+                file = graph.parent / place["location"]
+                start = int(place.get("offset", 0))
+                pieces.add((file, start, int(place.get("length", file.stat().st_size - start))))
+    return sum(graph.stat().st_size for graph in graphs) + sum(length for _, _, length in pieces)
 
 
 async def _while_running(

@@ -27,6 +27,14 @@ def wait(name: str) -> Figure:
     return Figure(name=name, unit="ms", higher_is_better=False, digits=0)
 
 
+@dataclass(frozen=True)
+class Server:
+    """Where to ask: which side reads long prompts best and which writes best. Ours is one and the same."""
+
+    reading: Side
+    writing: Side
+
+
 class Scenario(Protocol):
     """One thing to measure. ``streams`` run at once and need ``context`` tokens each."""
 
@@ -49,8 +57,8 @@ class Scenario(Protocol):
         """Draw the prompts of one round."""
         ...
 
-    async def run(self, side: Side, prompts: list[list[int]]) -> dict[str, float]:
-        """Return every figure's value on one side."""
+    async def run(self, server: Server, prompts: list[list[int]]) -> dict[str, float]:
+        """Return every figure's value on one server."""
         ...
 
 
@@ -79,13 +87,15 @@ class OneStream:
         """Draw one prompt."""
         return [source.ids(f"one {self.prompt} {seed}", self.prompt)]
 
-    async def run(self, side: Side, prompts: list[list[int]]) -> dict[str, float]:
+    async def run(self, server: Server, prompts: list[list[int]]) -> dict[str, float]:
         """Return prompt tokens per second until the first token, its wait, and the speed after it."""
-        stream = await side.complete(prompts[0], self.tokens)
+        written = read = await server.writing.complete(prompts[0], self.tokens)
+        if self.prefill is not None and server.reading is not server.writing:
+            read = await server.reading.complete(prompts[0], 1)
         values = {
-            self.prefill: self.prompt / stream.first,
-            self.first: stream.first * 1000,
-            self.decode: stream.tokens_per_second,
+            self.prefill: self.prompt / read.first,
+            self.first: written.first * 1000,
+            self.decode: written.tokens_per_second,
         }
         return {figure.name: value for figure, value in values.items() if figure is not None}
 
@@ -116,9 +126,9 @@ class ManyStreams:
             source.ids(f"many {self.streams} {seed} {index}", self.prompt) for index in range(self.streams)
         ]
 
-    async def run(self, side: Side, prompts: list[list[int]]) -> dict[str, float]:
+    async def run(self, server: Server, prompts: list[list[int]]) -> dict[str, float]:
         """Return the tokens made per second of the whole time, and the median wait for the first one."""
-        streams = await side.complete_all(prompts, self.tokens)
+        streams = await server.writing.complete_all(prompts, self.tokens)
         return {
             self.total.name: total_speed(streams),
             self.first.name: statistics.median(stream.first for stream in streams) * 1000,
@@ -152,24 +162,24 @@ class SharedPrefix:
             source.ids(f"own {seed}", self.own),
         ]
 
-    async def run(self, side: Side, prompts: list[list[int]]) -> dict[str, float]:
+    async def run(self, server: Server, prompts: list[list[int]]) -> dict[str, float]:
         """Return the second request's wait for its first token."""
         prefix, own = prompts
-        await side.complete(prefix, self.tokens, cached=True)
-        stream = await side.complete(prefix + own, self.tokens, cached=True)
+        await server.reading.complete(prefix, self.tokens, cached=True)
+        stream = await server.reading.complete(prefix + own, self.tokens, cached=True)
         return {self.first.name: stream.first * 1000}
 
 
-def measuring(scenario: Scenario, sides: Mapping[str, Side], source: ColdPrompts) -> Round:
-    """Return the function that measures one round of ``scenario`` on every side in turn."""
+def measuring(scenario: Scenario, servers: Mapping[str, Server], source: ColdPrompts) -> Round:
+    """Return the function that measures one round of ``scenario`` on every server in turn."""
 
     def measure(number: int) -> dict[str, dict[str, float]]:
         drawn = scenario.prompts(source, str(number))
 
-        def turn(side: Side) -> dict[str, float]:
-            return asyncio.run(scenario.run(side, drawn))
+        def turn(server: Server) -> dict[str, float]:
+            return asyncio.run(scenario.run(server, drawn))
 
-        return in_turns({name: partial(turn, side) for name, side in sides.items()}, number)
+        return in_turns({name: partial(turn, server) for name, server in servers.items()}, number)
 
     return measure
 

@@ -7,13 +7,12 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from appliance.packs.manifest import ProfileName
-from model_packs.build import describe
 from tests.benchmarks import generation_costs
 from tests.benchmarks.chat_model import Model
 from tests.benchmarks.figures import Comparison
 from tests.benchmarks.generation_memory import MOST_SURPLUS, PROMPT, Holding
 from tests.benchmarks.generation_scenarios import BOUNDS, DEEP_CONTEXT, SLOT_CONTEXT, SLOTS, WANTED
-from tests.benchmarks.llama_cpp import has_amx
+from tests.benchmarks.llama_cpp import WAYS, has_amx
 from tests.benchmarks.section import Plan, Section
 
 
@@ -26,20 +25,18 @@ def profile_section(
     tuning: str,
 ) -> Section:
     """Return the table of one profile beside its peers."""
-    quality = "; ".join(
-        describe(figure) for figure in model.manifest.quality if (figure.profile or "exact") == profile
-    )
-    amx = " with its AMX kernels" if has_amx() else ""
     return Section(
         title=f"Generation, {model.name}, profile {profile}",
         method=(
-            f"{model.name} ({model.manifest.parameters / 1e6:.0f} M parameters): llama-server{amx} and llama-server "
-            "--no-repack on the GGUF file itself, the service on the pack built from it; "
+            f"{model.name} ({model.manifest.parameters / 1e6:.0f} M parameters): {_listed(plan.peers)} on "
+            "the GGUF file itself, the service on the pack built from it; "
             f"{plan.threads} threads on each side. Same HTTP client, `/v1/completions` with token ids, greedy, "
             "`ignore_eos`. Every prompt is new (random words), and llama-server also gets `cache_prompt: false`, but "
             "for the shared prefix, where it gets `cache_prompt: true`. "
-            f"llama-server runs twice: with {SLOTS} slots of {SLOT_CONTEXT} tokens for several streams and with one "
-            f"of {DEEP_CONTEXT} for one stream, flash attention on; the one process of the service does all. "
+            f"llama-server runs three times, each with what is best for it: {SLOTS} slots of {SLOT_CONTEXT} tokens "
+            f"for several streams, and one slot of {DEEP_CONTEXT} for the decode of one, both without flash "
+            "attention; and one such slot with it for long prompts and the shared prefix. The one process of the "
+            "service does all. "
             "The ratio of a time or of memory is turned round, so that above 1 is always better."
         ),
         comparisons=[
@@ -50,10 +47,10 @@ def profile_section(
         checks=[
             "Every stream made exactly the number of tokens asked for, on every side.",
             f"The service's self-benchmark chose: {tuning}.",
-            f"The profile against the dequantised weights: {quality or 'not measured'}.",
         ],
         memory={},
         versions=versions,
+        table=_quality_table(model, profile),
         bounds={name: why for (named, name), why in BOUNDS.items() if named == profile},
     )
 
@@ -98,4 +95,28 @@ def _holdings_table(held: Mapping[ProfileName, list[Holding]]) -> str:
     return (
         "| profile | state | resident MB | program | weights | keys and values | resident over the sum | "
         f"at most {MOST_SURPLUS:.2f} |\n|---|---|---:|---:|---:|---:|---:|---|\n" + "".join(rows)
+    )
+
+
+def _quality_table(model: Model, profile: ProfileName) -> str:
+    """Return what a profile keeps of the source's quality: the figures of the pack's build."""
+    rows = [
+        f"| {figure.metric.replace('_', ' ')} | {figure.value:.5g} | {_number(figure.reference)} | "
+        f"{_number(figure.limit)} |\n"
+        for figure in model.manifest.quality
+        if (figure.profile or "exact") == profile
+    ]
+    head = "| against the dequantised weights | the profile | the weights | limit |\n|---|---:|---:|---:|\n"
+    return head + "".join(rows)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.5g}"
+
+
+def _listed(peers: Sequence[str]) -> str:
+    """Return the ways to run llama.cpp in words."""
+    kernels = " (AMX kernels on)" if has_amx() else ""
+    return " and ".join(
+        " ".join(("llama-server", *WAYS[peer])) + ("" if WAYS[peer] else kernels) for peer in peers
     )
