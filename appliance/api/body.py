@@ -8,7 +8,9 @@ from typing import Any, TypeVar
 
 import msgspec
 from litestar import Request
+from litestar.exceptions import InternalServerException
 
+from appliance.api.disconnect import ClientGoneError
 from appliance.errors import InvalidRequestError
 
 T = TypeVar("T")
@@ -27,9 +29,13 @@ _PATH = re.compile(r" - at `(?:key in )?\$\.?(?P<path>[^`]*)`$")
 async def read_json(request: Request[Any, Any, Any], type_: type[T]) -> T:
     """Read and decode the body into ``type_``, numbers and booleans also from their text form.
 
-    Raises InvalidRequestError (400) when it is not JSON, not of the type, or nested too deeply.
+    Raises InvalidRequestError (400) when it is not JSON, not of the type, or nested too deeply, and
+    ClientGoneError when the client leaves before its end.
     """
-    body = await request.body()
+    try:
+        body = await request.body()
+    except InternalServerException:  # the framework's word for a client that leaves in the middle of it
+        raise ClientGoneError("The client closed the connection.") from None
     try:
         if len(body) <= INLINE_BYTES:
             return decode(body, type_)
