@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from appliance.engines.errors import InputRefusedError
-from appliance.engines.generation.constraint_formats import NAMES, NATIVE, PATTERNS
+from appliance.engines.generation.constraint_formats import HINTS, NAMES, NATIVE, PATTERNS
 from appliance.engines.generation.constraint_keywords import (
     APPLICATORS,
     ARRAY_KEYWORDS,
@@ -203,7 +203,7 @@ def _strings(node: dict[str, Any]) -> dict[str, Any] | None:
             patterns.append(PATTERNS[form])
         elif form in NATIVE:
             new["format"] = form
-        else:
+        elif form not in HINTS:
             raise InputRefusedError(f"The `format` is not supported; these are: {', '.join(NAMES)}.")
     if patterns:
         new["pattern"] = f"^(?:{within_json(patterns[0])})$"

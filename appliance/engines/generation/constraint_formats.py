@@ -19,4 +19,7 @@ PATTERNS = {"date": f"^{_DATE}$", "time": f"^{_TIME}$", "date-time": f"^{_DATE}T
 # What the constraint engine itself knows.
 NATIVE = frozenset({"duration", "email", "hostname", "ipv4", "ipv6", "uri", "uuid"})
 
+# Hints to user interfaces: any string has them.
+HINTS = frozenset({"password"})
+
 NAMES = sorted([*PATTERNS, *NATIVE])
