@@ -317,7 +317,13 @@ async def test_a_short_prompt_does_not_wait_for_a_long_one_to_end(engine: Genera
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"layers": 29}, {"kv_heads": 9}, {"head_dim": 32}, {"vocab_size": 1000}, {"graph": "tokenizer.json"}],
+    [
+        {"layers": 29},
+        {"kv_heads": 9},
+        {"head_dim": 32},
+        {"vocab_size": 1000},
+        {"graph": "tokenizer.json", "profiles": []},
+    ],
 )
 def test_a_pack_that_is_not_what_it_says_is_refused(
     pack: Path, manifest: Manifest, decoder: Decoder, cores: Cores, wrong: dict[str, Any]
