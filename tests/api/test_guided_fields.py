@@ -11,7 +11,7 @@ import pytest
 from appliance.api.dialect import COMPACTIFAI, COMPRESSA, UNION
 from appliance.api.openai.generation_fields import GenerationFields
 from appliance.api.openai.guided_fields import constraint_spec
-from appliance.engines.generation.constraints import (
+from appliance.engines.generation.constraints.compiler import (
     Choice,
     ConstraintSpec,
     Grammar,

@@ -12,7 +12,7 @@ from openai.types.chat import ChatCompletionChunk
 
 from appliance.api.dialect import COMPACTIFAI, COMPRESSA, UNION, Dialect
 from appliance.api.openai.tool_fields import MAX_TOOLS, MAX_TOOLS_BYTES, ToolUse, tool_use
-from appliance.engines.generation.tool_formats import HERMES, LLAMA3_JSON
+from appliance.engines.generation.tools.formats import HERMES, LLAMA3_JSON
 from appliance.errors import InvalidRequestError
 
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}

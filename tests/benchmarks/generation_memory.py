@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import onnx
 
-from appliance.engines.generation.kv_cache import bytes_per_token
+from appliance.engines.generation.scheduling.kv_cache import bytes_per_token
 from appliance.packs.manifest import Decoder, ProfileName
 from tests.benchmarks.chat_model import Model
 from tests.benchmarks.completions import Side

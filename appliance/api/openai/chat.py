@@ -39,7 +39,7 @@ from appliance.api.openai.messages import Message, template_messages
 from appliance.api.openai.template_fields import check_template_fields, template_variables
 from appliance.api.openai.tool_fields import ToolUse, tool_use
 from appliance.config import Settings
-from appliance.engines.generation.constraints import ConstraintSpec, LarkGrammar
+from appliance.engines.generation.constraints.compiler import ConstraintSpec, LarkGrammar
 from appliance.engines.generation.engine import GenerationEngine
 from appliance.gateway.catalog import Catalog
 

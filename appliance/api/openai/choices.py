@@ -27,7 +27,7 @@ from appliance.engines.generation.contract import (
     TokenLogprob,
 )
 from appliance.engines.generation.engine import GenerationEngine
-from appliance.engines.generation.sampling import GREEDY_BELOW
+from appliance.engines.generation.logits.sampling import GREEDY_BELOW
 from appliance.errors import OverloadedError
 
 # A hypothesis' length to the power of more than this is no number any more.

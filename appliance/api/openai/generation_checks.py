@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from appliance.api.dialect import Dialect
 from appliance.api.openai.generation_fields import GenerationFields
 from appliance.engines.errors import InputRefusedError
-from appliance.engines.generation.sampling import GREEDY_BELOW
+from appliance.engines.generation.logits.sampling import GREEDY_BELOW
 from appliance.errors import InvalidRequestError
 
 MAX_STOPS = 64

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import msgspec
 
 from appliance.api.dialect import Dialect
-from appliance.engines.generation.constraints import (
+from appliance.engines.generation.constraints.compiler import (
     Choice,
     ConstraintSpec,
     Grammar,

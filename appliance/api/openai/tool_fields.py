@@ -13,11 +13,11 @@ from typing import Any, Literal, Protocol
 import msgspec
 
 from appliance.api.dialect import Dialect
-from appliance.engines.generation.tool_call_parser import ToolCallParser
-from appliance.engines.generation.tool_events import Arguments, CallBegin, Content, ToolEvent
-from appliance.engines.generation.tool_formats import ToolFormat
-from appliance.engines.generation.tool_grammar import Special
-from appliance.engines.generation.tool_syntax import Tool
+from appliance.engines.generation.tools.call_parser import ToolCallParser
+from appliance.engines.generation.tools.events import Arguments, CallBegin, Content, ToolEvent
+from appliance.engines.generation.tools.formats import ToolFormat
+from appliance.engines.generation.tools.grammar import Special
+from appliance.engines.generation.tools.syntax import Tool
 from appliance.errors import InvalidRequestError
 
 MAX_TOOLS = 128

@@ -13,18 +13,18 @@ import msgspec
 
 from appliance.engines.cores import Cores
 from appliance.engines.errors import EngineError, InputRefusedError
-from appliance.engines.generation.chat_prompt import Conversation, chat_prompt
-from appliance.engines.generation.chat_template import ChatTemplate
-from appliance.engines.generation.constraints import ConstraintCompiler, ConstraintSpec
+from appliance.engines.generation.constraints.compiler import ConstraintCompiler, ConstraintSpec
 from appliance.engines.generation.contract import Beams, Constraint, GenerationRequest
-from appliance.engines.generation.delivery import BeamAnswers, TokenStream
-from appliance.engines.generation.kv_cache import KvCache, bytes_per_token
-from appliance.engines.generation.model import DECODE_ROWS, DecoderModel
-from appliance.engines.generation.rows import RowTable
-from appliance.engines.generation.scheduler import BatchScheduler
-from appliance.engines.generation.sequence import Vocabulary
-from appliance.engines.generation.tokenizer import Tokenizer
-from appliance.engines.generation.tool_formats import tool_format
+from appliance.engines.generation.scheduling.delivery import BeamAnswers, TokenStream
+from appliance.engines.generation.scheduling.kv_cache import KvCache, bytes_per_token
+from appliance.engines.generation.scheduling.model import DECODE_ROWS, DecoderModel
+from appliance.engines.generation.scheduling.rows import RowTable
+from appliance.engines.generation.scheduling.scheduler import BatchScheduler
+from appliance.engines.generation.scheduling.sequence import Vocabulary
+from appliance.engines.generation.text.chat_prompt import Conversation, chat_prompt
+from appliance.engines.generation.text.chat_template import ChatTemplate
+from appliance.engines.generation.text.tokenizer import Tokenizer
+from appliance.engines.generation.tools.formats import tool_format
 from appliance.engines.generation.tuning import tuned
 from appliance.packs.errors import PackError
 from appliance.packs.manifest import Decoder, Manifest, ProfileName

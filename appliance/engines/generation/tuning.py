@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from appliance.engines.cores import Cores
-from appliance.engines.generation.kv_cache import KvCache
-from appliance.engines.generation.model import CHUNK_TOKENS, DecoderModel
+from appliance.engines.generation.scheduling.kv_cache import KvCache
+from appliance.engines.generation.scheduling.model import CHUNK_TOKENS, DecoderModel
 from appliance.packs.errors import PackError
 from appliance.packs.manifest import Decoder, Manifest, Profile, ProfileName
 

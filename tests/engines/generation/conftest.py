@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from appliance.engines.cores import Cores
 from appliance.engines.generation.answers import joined
-from appliance.engines.generation.constraints import ConstraintCompiler
+from appliance.engines.generation.constraints.compiler import ConstraintCompiler
 from appliance.engines.generation.contract import Answer, GenerationRequest, Sampling
-from appliance.engines.generation.delivery import TokenStream
 from appliance.engines.generation.engine import GenerationEngine, GenerationOptions
-from appliance.engines.generation.kv_cache import bytes_per_token
+from appliance.engines.generation.scheduling.delivery import TokenStream
+from appliance.engines.generation.scheduling.kv_cache import bytes_per_token
 from appliance.packs.manifest import Decoder, Manifest, read_manifest
 from tests.packs_fixture import built_pack
 

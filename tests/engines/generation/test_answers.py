@@ -9,7 +9,7 @@ import pytest
 from appliance.engines.errors import EngineError
 from appliance.engines.generation.answers import best_of, joined, whole
 from appliance.engines.generation.contract import Delta, TokenLogprob
-from appliance.engines.generation.delivery import Outbox, TokenStream
+from appliance.engines.generation.scheduling.delivery import Outbox, TokenStream
 
 SCORES = [None, TokenLogprob(7, -2.0)]
 

@@ -12,7 +12,7 @@ import tokenizers
 from appliance.engines.errors import InputRefusedError
 from appliance.engines.generation.contract import Sampling
 from appliance.engines.generation.engine import GenerationEngine
-from appliance.engines.generation.model import CHUNK_TOKENS
+from appliance.engines.generation.scheduling.model import CHUNK_TOKENS
 from appliance.packs.manifest import Decoder
 from tests.engines.generation.conftest import Plain, answer, ask, request, text_ids
 

@@ -14,7 +14,7 @@ import pytest
 from appliance.engines.cores import Cores
 from appliance.engines.generation import tuning as tuning_module
 from appliance.engines.generation.engine import GenerationEngine
-from appliance.engines.generation.model import DecoderModel
+from appliance.engines.generation.scheduling.model import DecoderModel
 from appliance.engines.generation.tuning import CHUNKS, Tuning, tuned
 from appliance.packs.errors import PackError
 from appliance.packs.manifest import Decoder, Manifest, Profile

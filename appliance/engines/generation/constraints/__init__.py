@@ -1,0 +1,1 @@
+"""Constraints on an answer's text, checked and written anew for llguidance."""

@@ -1,0 +1,1 @@
+"""Which sequence runs when, in which rows of the KV cache."""
