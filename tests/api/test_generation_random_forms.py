@@ -68,7 +68,7 @@ def is_valid(value: Any, schema: dict[str, Any]) -> bool:
         return any(value == each and type(value) is type(each) for each in allowed)
     match schema["type"]:
         case "integer":
-            return type(value) is int and schema["minimum"] <= value <= schema["maximum"]
+            return type(value) is int and value in range(schema["minimum"], schema["maximum"] + 1)
         case "boolean":
             return type(value) is bool
         case "null":
@@ -78,7 +78,7 @@ def is_valid(value: Any, schema: dict[str, Any]) -> bool:
                 return False
             if "pattern" in schema:
                 return re.search(schema["pattern"], value) is not None
-            return schema["minLength"] <= len(value) <= schema["maxLength"]
+            return len(value) in range(schema["minLength"], schema["maxLength"] + 1)
         case "array":
             return (
                 isinstance(value, list)
@@ -115,6 +115,7 @@ def wrong_texts(service: Service, place: int) -> tuple[int, list[str]]:
         choices = chat(service, **asked)["choices"]
         texts = [(choice["message"]["content"], choice["finish_reason"]) for choice in choices]
     ended = [text for text, reason in texts if reason == "stop"]
+    wrong: list[str]
     if "guided_regex" in form:
         wrong = [text for text in ended if not re.fullmatch(form["guided_regex"], text)]
     else:
