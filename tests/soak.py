@@ -44,7 +44,8 @@ class Record:
     refused: int = 0
     tokens: int = 0
     faults: list[str] = field(default_factory=list)
-    longest_gap: float = 0.0
+    # Seconds between two pieces of one stream, the longest of each kind of request.
+    gaps: dict[str, float] = field(default_factory=dict)
     first_tokens: list[float] = field(default_factory=list)
     slowest_scrape: float = 0.0
     most_rows: float = 0.0
@@ -91,7 +92,7 @@ async def stream(
                     if not line.startswith("data: "):
                         continue
                     if heard.pieces:
-                        record.longest_gap = max(record.longest_gap, now - last)
+                        record.gaps[asked.kind] = max(record.gaps.get(asked.kind, 0.0), now - last)
                         if now - last > stall:
                             record.fault(f"{now - last:.1f} s between two pieces of a stream", asked)
                     heard.take(line)
@@ -248,8 +249,9 @@ def report(record: Record) -> None:
     if waits:
         print(
             f"first piece after {statistics.median(waits):.2f} s (median), {waits[-1]:.1f} s (longest); "
-            f"longest gap in a stream {record.longest_gap:.2f} s; slowest scrape {record.slowest_scrape:.2f} s"
+            f"slowest scrape {record.slowest_scrape:.2f} s"
         )
+        print("longest gap:", ", ".join(f"{kind} {gap:.2f} s" for kind, gap in sorted(record.gaps.items())))
     print(f"at most {record.most_rows:g} sequences ran and {record.deepest_queue:g} requests waited")
     print(judge_memory(record))
     for what, count in Counter(record.faults).most_common(20):
