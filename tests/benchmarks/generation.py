@@ -28,7 +28,6 @@ from tests.benchmarks.generation_scenarios import (
     ONE,
     SLOT_CONTEXT,
     SLOTS,
-    Server,
     measuring,
 )
 from tests.benchmarks.generation_sections import own_section, profile_section
@@ -42,25 +41,16 @@ from tests.service import Service, running_service
 
 @dataclass(frozen=True)
 class Peer:
-    """llama.cpp run in one way: a server with a slot for every stream, and two with a single deep slot.
-
-    Flash attention reads long prompts faster (up to 1.5 times, measured) and everything else slower (a
-    single deep stream 2 times, 16 streams 1.7 times): no setting is the best for both.
-    """
+    """llama.cpp run in one way: a server with a slot for every stream, and one with a single deep slot."""
 
     wide: LlamaServer
-    writing: LlamaServer
-    reading: LlamaServer
+    deep: LlamaServer
 
 
 # Longer requests take long, and what they use is warm from the shorter ones.
 MOST_TO_WARM = 2048
-# The servers of a peer, in its order: slots, context of each, flags. A shared KV buffer (--kv-unified) is slower.
-SERVERS: tuple[tuple[int, int, tuple[str, ...]], ...] = (
-    (SLOTS, SLOT_CONTEXT, ("-fa", "off")),
-    (1, DEEP_CONTEXT, ("-fa", "off")),
-    (1, DEEP_CONTEXT, ("-fa", "on", "-ub", "256")),
-)
+# The servers of a peer, in its order: slots, and the context of each. A shared KV buffer (--kv-unified) is slower.
+SERVERS = ((SLOTS, SLOT_CONTEXT), (1, DEEP_CONTEXT))
 
 
 def run(plan: Plan) -> list[Section]:
@@ -129,21 +119,21 @@ def _tuning(data_dir: Path) -> str:
 
 @contextmanager
 def _running_peer(plan: Plan, tools: Tools, model: Model, name: str) -> Iterator[Peer]:
-    """Run llama.cpp in the way ``name``, with the settings that are best for each kind of load."""
+    """Run llama.cpp in the way ``name``."""
     with ExitStack() as stack:
         servers = [
             stack.enter_context(
                 running_llama_server(
                     tools,
                     model.gguf,
-                    plan.work / f"{model.name}-{place}-{len(WAYS[name])}.log",
+                    plan.work / f"{model.name}-{list(WAYS).index(name)}-{place}.log",
                     threads=plan.threads,
                     slots=slots,
                     context=context,
-                    flags=(*WAYS[name], *flags),
+                    flags=WAYS[name],
                 )
             )
-            for place, (slots, context, flags) in enumerate(SERVERS)
+            for place, (slots, context) in enumerate(SERVERS)
         ]
         yield Peer(*servers)
 
@@ -165,15 +155,9 @@ def _beside_peers(
     source: ColdPrompts,
 ) -> list[Comparison]:
     """Measure every scenario, those of many streams first: the memory is read after them and at the end."""
-    ours: dict[str, Server] = {}
-    for profile, service in services.items():
-        side = _service_side(model, service)
-        ours[profile] = Server(reading=side, writing=side)
-    wide, deep = dict(ours), dict(ours)
-    for name, peer in peers.items():
-        side = _peer_side(model, peer.wide)
-        wide[name] = Server(reading=side, writing=side)
-        deep[name] = Server(reading=_peer_side(model, peer.reading), writing=_peer_side(model, peer.writing))
+    ours: dict[str, Side] = {profile: _service_side(model, service) for profile, service in services.items()}
+    wide = ours | {name: _peer_side(model, peer.wide) for name, peer in peers.items()}
+    deep = ours | {name: _peer_side(model, peer.deep) for name, peer in peers.items()}
     found: list[Comparison] = []
     for scenarios, servers, figure in ((MANY, wide, MEMORY_MANY), (ONE, deep, MEMORY_ONE)):
         for scenario in scenarios:
@@ -191,16 +175,9 @@ def _beside_peers(
                 service=profile,
                 peer=name,
                 ours=[peak_memory(service.process.pid)],
-                theirs=[_peak(peer, figure)],
+                theirs=[peak_memory((peer.wide if figure is MEMORY_MANY else peer.deep).pid)],
             )
             for profile, service in services.items()
             for name, peer in peers.items()
         ]
     return found
-
-
-def _peak(peer: Peer, figure: Figure) -> float:
-    """Return the peak memory of the server that did this, of the more frugal one where two did."""
-    if figure is MEMORY_MANY:
-        return peak_memory(peer.wide.pid)
-    return min(peak_memory(peer.writing.pid), peak_memory(peer.reading.pid))

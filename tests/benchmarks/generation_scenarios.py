@@ -27,14 +27,6 @@ def wait(name: str) -> Figure:
     return Figure(name=name, unit="ms", higher_is_better=False, digits=0)
 
 
-@dataclass(frozen=True)
-class Server:
-    """Where to ask: which side reads long prompts best and which writes best. Ours is one and the same."""
-
-    reading: Side
-    writing: Side
-
-
 class Scenario(Protocol):
     """One thing to measure. ``streams`` run at once and need ``context`` tokens each."""
 
@@ -57,7 +49,7 @@ class Scenario(Protocol):
         """Draw the prompts of one round."""
         ...
 
-    async def run(self, server: Server, prompts: list[list[int]]) -> dict[str, float]:
+    async def run(self, server: Side, prompts: list[list[int]]) -> dict[str, float]:
         """Return every figure's value on one server."""
         ...
 
@@ -87,15 +79,13 @@ class OneStream:
         """Draw one prompt."""
         return [source.ids(f"one {self.prompt} {seed}", self.prompt)]
 
-    async def run(self, server: Server, prompts: list[list[int]]) -> dict[str, float]:
+    async def run(self, server: Side, prompts: list[list[int]]) -> dict[str, float]:
         """Return prompt tokens per second until the first token, its wait, and the speed after it."""
-        written = read = await server.writing.complete(prompts[0], self.tokens)
-        if self.prefill is not None and server.reading is not server.writing:
-            read = await server.reading.complete(prompts[0], 1)
+        stream = await server.complete(prompts[0], self.tokens)
         values = {
-            self.prefill: self.prompt / read.first,
-            self.first: written.first * 1000,
-            self.decode: written.tokens_per_second,
+            self.prefill: self.prompt / stream.first,
+            self.first: stream.first * 1000,
+            self.decode: stream.tokens_per_second,
         }
         return {figure.name: value for figure, value in values.items() if figure is not None}
 
@@ -126,9 +116,9 @@ class ManyStreams:
             source.ids(f"many {self.streams} {seed} {index}", self.prompt) for index in range(self.streams)
         ]
 
-    async def run(self, server: Server, prompts: list[list[int]]) -> dict[str, float]:
+    async def run(self, server: Side, prompts: list[list[int]]) -> dict[str, float]:
         """Return the tokens made per second of the whole time, and the median wait for the first one."""
-        streams = await server.writing.complete_all(prompts, self.tokens)
+        streams = await server.complete_all(prompts, self.tokens)
         return {
             self.total.name: total_speed(streams),
             self.first.name: statistics.median(stream.first for stream in streams) * 1000,
@@ -162,21 +152,21 @@ class SharedPrefix:
             source.ids(f"own {seed}", self.own),
         ]
 
-    async def run(self, server: Server, prompts: list[list[int]]) -> dict[str, float]:
+    async def run(self, server: Side, prompts: list[list[int]]) -> dict[str, float]:
         """Return the second request's wait for its first token."""
         prefix, own = prompts
-        await server.reading.complete(prefix, self.tokens, cached=True)
-        stream = await server.reading.complete(prefix + own, self.tokens, cached=True)
+        await server.complete(prefix, self.tokens, cached=True)
+        stream = await server.complete(prefix + own, self.tokens, cached=True)
         return {self.first.name: stream.first * 1000}
 
 
-def measuring(scenario: Scenario, servers: Mapping[str, Server], source: ColdPrompts) -> Round:
+def measuring(scenario: Scenario, servers: Mapping[str, Side], source: ColdPrompts) -> Round:
     """Return the function that measures one round of ``scenario`` on every server in turn."""
 
     def measure(number: int) -> dict[str, dict[str, float]]:
         drawn = scenario.prompts(source, str(number))
 
-        def turn(server: Server) -> dict[str, float]:
+        def turn(server: Side) -> dict[str, float]:
             return asyncio.run(scenario.run(server, drawn))
 
         return in_turns({name: partial(turn, server) for name, server in servers.items()}, number)

@@ -33,10 +33,10 @@ def profile_section(
             f"{plan.threads} threads on each side. Same HTTP client, `/v1/completions` with token ids, greedy, "
             "`ignore_eos`. Every prompt is new (random words), and llama-server also gets `cache_prompt: false`, but "
             "for the shared prefix, where it gets `cache_prompt: true`. "
-            f"llama-server runs three times, each with what is best for it: {SLOTS} slots of {SLOT_CONTEXT} tokens "
-            f"for several streams, and one slot of {DEEP_CONTEXT} for the decode of one, both without flash "
-            "attention; and one such slot with it for long prompts and the shared prefix. The one process of the "
-            "service does all. "
+            "llama-server runs with its default flags (flash attention on), with `-fa off`, which suits one kind of "
+            "load better and another worse, and with `--no-repack` (without AMX kernels); each time with "
+            f"{SLOTS} slots of {SLOT_CONTEXT} tokens for several streams, and one slot of {DEEP_CONTEXT} for one. "
+            "The one process of the service does all. "
             "The ratio of a time or of memory is turned round, so that above 1 is always better."
         ),
         comparisons=[

@@ -51,8 +51,13 @@ OPTIONS = (
 )
 # clang 14 says __AMXINT8__ where gcc and later clangs say __AMX_INT8__, which is what llama.cpp asks for.
 AMX_MACROS = {f"__AMX{kind}__": f"__AMX_{kind}__" for kind in ("TILE", "INT8", "BF16")}
-# The ways to run the server: name -> flags.
-WAYS: dict[str, tuple[str, ...]] = {"llama.cpp": (), "llama.cpp --no-repack": ("--no-repack",)}
+# The ways to run the server: name -> flags. Its own default is flash attention, which reads long prompts
+# faster (1.5 times, measured) and writes slower (a deep stream 2 times, 16 streams 1.7 times).
+WAYS: dict[str, tuple[str, ...]] = {
+    "llama.cpp": (),
+    "llama.cpp -fa off": ("-fa", "off"),
+    "llama.cpp --no-repack": ("--no-repack",),
+}
 BUILD_SECONDS = 3 * 3600
 READY_SECONDS = 60
 

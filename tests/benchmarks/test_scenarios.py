@@ -21,7 +21,6 @@ from tests.benchmarks.generation_scenarios import (
     SLOTS,
     WANTED,
     OneStream,
-    Server,
     SharedPrefix,
     measuring,
     speed,
@@ -76,21 +75,13 @@ def test_the_slots_hold_every_scenario() -> None:
 def test_one_stream_yields_prefill_wait_and_decode() -> None:
     scenario = OneStream(100, 11, prefill=speed("p"), decode=speed("d"))
     side = fake_side()
-    assert asyncio.run(scenario.run(Server(side, side), [[1] * 100])) == {"p": 200.0, "d": 10.0}
+    assert asyncio.run(scenario.run(side, [[1] * 100])) == {"p": 200.0, "d": 10.0}
     assert side.asked == [(100, 11, False)]
-
-
-def test_a_server_that_reads_and_writes_apart_is_asked_twice() -> None:
-    server = Server(reading=fake_side(), writing=fake_side())
-    asyncio.run(OneStream(100, 11, prefill=speed("p"), decode=speed("d")).run(server, [[1] * 100]))
-    asyncio.run(OneStream(100, 11, decode=speed("d")).run(server, [[1] * 100]))
-    assert server.reading.asked == [(100, 1, False)]  # type: ignore[attr-defined]
-    assert server.writing.asked == [(100, 11, False)] * 2  # type: ignore[attr-defined]
 
 
 def test_the_shared_prefix_may_be_cached_and_only_the_second_request_counts() -> None:
     side = fake_side()
-    values = asyncio.run(SharedPrefix(10, 3, 4, SHARED).run(Server(side, fake_side()), [[1] * 10, [2] * 3]))
+    values = asyncio.run(SharedPrefix(10, 3, 4, SHARED).run(side, [[1] * 10, [2] * 3]))
     assert side.asked == [(10, 4, True), (13, 4, True)]
     assert values == {SHARED.name: 500.0}
 

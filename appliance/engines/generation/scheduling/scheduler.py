@@ -183,6 +183,7 @@ class BatchScheduler:
         sequence = self._next_prefill()
         if sequence is not None:
             self._prefill(sequence)
+            self._outbox.flush()  # a first token does not wait for everybody's next
         self._decode()
 
     def _forget_cancelled(self) -> None:
