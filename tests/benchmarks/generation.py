@@ -18,7 +18,7 @@ from tests.benchmarks import generation_costs
 from tests.benchmarks.chat_model import Model, chat_model
 from tests.benchmarks.completions import Side
 from tests.benchmarks.engine_process import running_engine
-from tests.benchmarks.figures import Comparison, Figure, alternate
+from tests.benchmarks.figures import Comparison, alternate
 from tests.benchmarks.generation_memory import holdings
 from tests.benchmarks.generation_scenarios import (
     DEEP_CONTEXT,

@@ -92,8 +92,7 @@ def test_every_side_of_a_round_gets_the_same_and_each_round_begins_with_another_
     monkeypatch.setattr("tests.benchmarks.figures.SETTLE_SECONDS", 0)
     scenario = OneStream(5, 3, decode=speed("d"))
     sides = {"a": fake_side(), "b": fake_side()}
-    servers = {name: Server(side, side) for name, side in sides.items()}
-    measure = measuring(scenario, servers, Numbers())  # type: ignore[arg-type]
+    measure = measuring(scenario, sides, Numbers())  # type: ignore[arg-type]
     assert [next(iter(measure(number))) for number in range(3)] == ["a", "b", "a"]
     assert sides["a"].asked == sides["b"].asked == [(5, 3, False)] * 3
 
