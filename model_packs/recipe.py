@@ -129,7 +129,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     owned_by: str
     # Seconds since the epoch: the model's own date.
     created: PositiveInt
-    source: Annotated[list[Source], msgspec.Meta(min_length=1, max_length=16)]
+    source: Annotated[list[Source], msgspec.Meta(min_length=1, max_length=64)]
     quality: dict[str, Limit] = {}
     profile_quality: dict[ProfileName, dict[str, Limit]] = {}
     options: dict[str, Any] = {}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +21,23 @@ from model_packs.decoder.weights import (
 )
 from model_packs.errors import BuildError
 
+
+@dataclass(frozen=True)
+class _Architecture:
+    """What a GGUF architecture has beside Llama's matrices, and how it stores them.
+
+    ``attention_bias``: q, k and v have biases; ``paired``: the rows of q and k are in pairs, not halves.
+    """
+
+    attention_bias: bool
+    paired: bool
+
+
+_ARCHITECTURES = {
+    "llama": _Architecture(attention_bias=False, paired=True),
+    "qwen2": _Architecture(attention_bias=True, paired=False),
+}
+
 _LAYER_NAMES = {
     "attention_norm": "attn_norm",
     "q": "attn_q",
@@ -29,41 +49,48 @@ _LAYER_NAMES = {
     "up": "ffn_up",
     "down": "ffn_down",
 }
+_BIASES = {f"{part}_bias": f"attn_{part}" for part in "qkv"}
+_READ_BIAS = re.compile(r"blk\.[0-9]+\.attn_[qkv]\.bias")
 _TOP_NAMES = {"embedding": "token_embd", "head": "output", "final_norm": "output_norm"}
 
 # Tokens that end a generation in chat models, whatever the file declares as its one end token.
 _END_TOKENS = {"<|endoftext|>", "<|im_end|>", "<|eot_id|>", "<|end_of_text|>", "<|eom_id|>"}
 
 
-def read_gguf(path: Path, context_length: int | None = None) -> DecoderWeights:
+def read_gguf(path: Path, context_length: int | None = None, shown: Collection[str] = ()) -> DecoderWeights:
     """Open ``path`` and return its decoder; ``context_length`` caps the file's own.
 
+    ``shown`` are tokens that belong to an answer's text even if the file has them as control tokens.
     Raises BuildError when the file is not a GGUF, or its architecture, rotary scaling or tokenizer
     is not one that is served.
     """
     file = GgufFile(path)
     try:
-        return _decoder(file, context_length)
+        return _decoder(file, context_length, shown)
     except (KeyError, TypeError, ValueError, IndexError, ArithmeticError) as error:
         raise BuildError(f"{path.name} lacks what a decoder needs, or has it wrong: {error!r}") from error
 
 
-def _decoder(file: GgufFile, context_length: int | None) -> DecoderWeights:
+def _decoder(file: GgufFile, context_length: int | None, shown: Collection[str]) -> DecoderWeights:
     fields = file.fields
     architecture = fields["general.architecture"]
-    if architecture != "llama":
-        raise BuildError(f"GGUF architecture {architecture!r} is not served; known is llama")
-    config = _config(file, context_length)
+    if architecture not in _ARCHITECTURES:
+        raise BuildError(
+            f"GGUF architecture {architecture!r} is not served; known are {', '.join(_ARCHITECTURES)}"
+        )
+    form = _ARCHITECTURES[architecture]
+    config = _config(file, architecture, context_length)
+    _refuse_unread_biases(file, form)
 
     def tensor(name: str) -> FloatArray:
-        top, _, part = name.rpartition(".")
-        stored = f"{top.replace('layer', 'blk')}.{_LAYER_NAMES[part]}" if top else _TOP_NAMES[part]
-        values = file.tensor(f"{stored}.weight")
+        stored = _stored_name(name)
+        values = file.tensor(stored)
+        part = name.rpartition(".")[2]
         if values.shape != tensor_shape(part, config):
             raise BuildError(
                 f"the tensor {stored} has the shape {values.shape}, which the header contradicts"
             )
-        if part in ("q", "k"):
+        if form.paired and part in ("q", "k"):
             return _half_split(values, config.heads if part == "q" else config.kv_heads)
         return values
 
@@ -93,6 +120,7 @@ def _decoder(file: GgufFile, context_length: int | None) -> DecoderWeights:
             fields["tokenizer.ggml.merges"],
             pre,
             bos if add_bos else None,
+            shown,
         ),
         chat_template=fields.get("tokenizer.chat_template"),
         bos_token=bos,
@@ -101,32 +129,52 @@ def _decoder(file: GgufFile, context_length: int | None) -> DecoderWeights:
     )
 
 
-def _config(file: GgufFile, context_length: int | None) -> DecoderConfig:
-    fields = file.fields
-    heads = int(fields["llama.attention.head_count"])
-    hidden = int(fields["llama.embedding_length"])
-    head_dim = int(fields.get("llama.attention.key_length", hidden // heads))
-    if int(fields.get("llama.rope.dimension_count", head_dim)) != head_dim or "llama.expert_count" in fields:
+def _stored_name(name: str) -> str:
+    """Return the file's name of a tensor that ``DecoderWeights`` calls ``name``."""
+    layer, _, part = name.rpartition(".")
+    if not layer:
+        return f"{_TOP_NAMES[part]}.weight"
+    block = layer.replace("layer", "blk")
+    return f"{block}.{_BIASES[part]}.bias" if part in _BIASES else f"{block}.{_LAYER_NAMES[part]}.weight"
+
+
+def _refuse_unread_biases(file: GgufFile, form: _Architecture) -> None:
+    """Raise BuildError when the file has a bias that the graph would leave out."""
+    biases = sorted(name for name in file.tensors if name.endswith(".bias"))
+    unread = [name for name in biases if not (form.attention_bias and _READ_BIAS.fullmatch(name))]
+    if unread:
+        raise BuildError(f"the GGUF file has biases that are not served, such as {unread[0]}")
+
+
+def _config(file: GgufFile, architecture: str, context_length: int | None) -> DecoderConfig:
+    # Their keys begin with the architecture's name.
+    prefix = f"{architecture}."
+    fields = {key.removeprefix(prefix): value for key, value in file.fields.items() if key.startswith(prefix)}
+    heads = int(fields["attention.head_count"])
+    hidden = int(fields["embedding_length"])
+    head_dim = int(fields.get("attention.key_length", hidden // heads))
+    if int(fields.get("rope.dimension_count", head_dim)) != head_dim or "expert_count" in fields:
         raise BuildError("partial rotary embedding and mixtures of experts are not served")
     scaling = None
-    if fields.get("llama.rope.scaling.type", "none") != "none":
-        scaling = {"type": fields["llama.rope.scaling.type"], "factor": fields["llama.rope.scaling.factor"]}
-    frequencies = rotary_frequencies(float(fields.get("llama.rope.freq_base", 10000.0)), head_dim, scaling)
+    if fields.get("rope.scaling.type", "none") != "none":
+        scaling = {"type": fields["rope.scaling.type"], "factor": fields["rope.scaling.factor"]}
+    frequencies = rotary_frequencies(float(fields.get("rope.freq_base", 10000.0)), head_dim, scaling)
     if "rope_freqs.weight" in file.tensors:  # Llama 3.1's stretch, stored as divisors
         frequencies = frequencies / file.tensor("rope_freqs.weight").astype(np.float64)
-    own_context = int(fields["llama.context_length"])
+    own_context = int(fields["context_length"])
     return DecoderConfig(
-        layers=int(fields["llama.block_count"]),
+        layers=int(fields["block_count"]),
         hidden_size=hidden,
         heads=heads,
-        kv_heads=int(fields.get("llama.attention.head_count_kv", heads)),
+        kv_heads=int(fields.get("attention.head_count_kv", heads)),
         head_dim=head_dim,
-        intermediate_size=int(fields["llama.feed_forward_length"]),
-        vocab_size=len(fields["tokenizer.ggml.tokens"]),
+        intermediate_size=int(fields["feed_forward_length"]),
+        vocab_size=len(file.fields["tokenizer.ggml.tokens"]),
         context_length=min(own_context, context_length or own_context),
-        norm_epsilon=float(fields["llama.attention.layer_norm_rms_epsilon"]),
+        norm_epsilon=float(fields["attention.layer_norm_rms_epsilon"]),
         inverse_frequencies=frequencies,
         tied="output.weight" not in file.tensors,
+        attention_bias=_ARCHITECTURES[architecture].attention_bias,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from typing import Any
 
 from model_packs.errors import BuildError
@@ -40,12 +41,20 @@ _PRE_TOKENIZERS: dict[str, list[dict[str, Any]]] = {
 _IGNORE_MERGES = {"llama-bpe"}
 
 
-def tokenizer_json(tokens: list[str], types: list[int], merges: list[str], pre: str, bos: str | None) -> str:
+def tokenizer_json(
+    tokens: list[str],
+    types: list[int],
+    merges: list[str],
+    pre: str,
+    bos: str | None,
+    shown: Collection[str] = (),
+) -> str:
     """Return the text of a Hugging Face ``tokenizer.json`` for a byte-level BPE.
 
     ``tokens`` and ``types`` are by id, ``merges`` are "left right" in rank order, ``pre`` is GGUF's
-    ``tokenizer.ggml.pre``, ``bos`` a token that starts every sequence or None. Raises BuildError when
-    the pre-tokenizer is unknown: guessing one would give a model that is silently worse.
+    ``tokenizer.ggml.pre``, ``bos`` a token that starts every sequence or None, ``shown`` are tokens that
+    belong to the text even if they are control tokens by their type. Raises BuildError when the
+    pre-tokenizer is unknown: guessing one would give a model that is silently worse.
     """
     if pre not in _PRE_TOKENIZERS:
         raise BuildError(
@@ -59,7 +68,7 @@ def tokenizer_json(tokens: list[str], types: list[int], merges: list[str], pre: 
             "lstrip": False,
             "rstrip": False,
             "normalized": False,
-            "special": kind == CONTROL,
+            "special": kind == CONTROL and token not in shown,
         }
         for index, (token, kind) in enumerate(zip(tokens, types, strict=True))
         if kind in (CONTROL, USER_DEFINED)

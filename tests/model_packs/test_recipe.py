@@ -58,6 +58,14 @@ def test_two_members_may_not_be_the_same_file_of_a_source() -> None:
         parse_recipe(TEXT.replace('"model.bin" = "sample_weights/model.bin"', twice))
 
 
+def test_a_model_may_come_in_many_slices_but_not_in_any_number() -> None:
+    head, source = TEXT[: TEXT.index("[[source]]")], TEXT[TEXT.index("[[source]]") :]
+    slices = [source.replace("model.bin", f"model.bin.part{number}") for number in range(65)]
+    assert len(parse_recipe(head + "".join(slices[:64])).source) == 64
+    with pytest.raises(RecipeError, match="source"):
+        parse_recipe(head + "".join(slices))
+
+
 @pytest.mark.parametrize("kind", sorted(QUANTISING_KINDS))
 def test_nothing_is_quantised_without_a_limit_on_the_loss(kind: str) -> None:
     text = recipe_text(b"", kind=kind)

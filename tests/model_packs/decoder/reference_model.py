@@ -1,4 +1,4 @@
-"""The reference forward pass of a Llama-style decoder, in torch. Run by the export environment.
+"""The reference forward pass of a Llama-style decoder (Llama or Qwen2), in torch. Run by the export environment.
 
 ``python reference_model.py FOLDER``: reads ``config.json``, ``tokens.npy`` (int64 [n]) and one float32
 ``.npy`` per tensor, and writes ``logits.npy`` (float32 [n, vocab]), every position predicted within its
@@ -18,11 +18,15 @@ import numpy as np
 def main(folder: Path) -> None:
     """Run the model over the tokens."""
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
     given = json.loads((folder / "config.json").read_text())
     window = given.pop("window")
-    model = LlamaForCausalLM(LlamaConfig(**given, attn_implementation="eager"))
+    model: Any
+    if given.pop("attention_bias"):
+        model = Qwen2ForCausalLM(Qwen2Config(**given, attn_implementation="eager"))
+    else:
+        model = LlamaForCausalLM(LlamaConfig(**given, attn_implementation="eager"))
     missing, unexpected = model.load_state_dict(state(folder, torch), strict=False)
     assert not unexpected
     assert set(missing) <= {"lm_head.weight"}  # tied to the embedding
@@ -37,15 +41,19 @@ def main(folder: Path) -> None:
 
 
 def state(folder: Path, torch: Any) -> dict[str, Any]:
-    """Return the state dict under the names of Hugging Face's Llama."""
+    """Return the state dict under Hugging Face's names, which both architectures have in common."""
     names = {
         "embedding": "model.embed_tokens.weight",
+        "head": "lm_head.weight",
         "final_norm": "model.norm.weight",
         "attention_norm": "input_layernorm.weight",
         "mlp_norm": "post_attention_layernorm.weight",
         "q": "self_attn.q_proj.weight",
         "k": "self_attn.k_proj.weight",
         "v": "self_attn.v_proj.weight",
+        "q_bias": "self_attn.q_proj.bias",
+        "k_bias": "self_attn.k_proj.bias",
+        "v_bias": "self_attn.v_proj.bias",
         "o": "self_attn.o_proj.weight",
         "gate": "mlp.gate_proj.weight",
         "up": "mlp.up_proj.weight",

@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gguf import GGMLQuantizationType, GGUFWriter
-from gguf.quants import quantize
+from gguf import GGMLQuantizationType
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
@@ -16,80 +15,12 @@ from tokenizers import Tokenizer
 from model_packs.decoder.gguf_file import GgufFile
 from model_packs.decoder.gguf_source import read_gguf
 from model_packs.decoder.graph import write_graph
-from model_packs.decoder.profiles import FLOAT
+from model_packs.decoder.profiles import FLOAT, throughput_form
+from model_packs.decoder.tokenizer import CONTROL, UNUSED, USER_DEFINED
 from model_packs.errors import BuildError
 from tests.model_packs.decoder.running import Running
-from tests.model_packs.decoder.tiny import TOKENS, TYPES, TinyModel
-
-NAMES = {
-    "model.embed_tokens": "token_embd",
-    "model.norm": "output_norm",
-    "lm_head": "output",
-    "input_layernorm": "attn_norm",
-    "post_attention_layernorm": "ffn_norm",
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-}
-
-
-def gguf_name(name: str) -> str:
-    name = name.removesuffix(".weight")
-    if name in NAMES:
-        return f"{NAMES[name]}.weight"
-    _, _, layer, part = name.split(".", 3)
-    return f"blk.{layer}.{NAMES[part]}.weight"
-
-
-def write_gguf(
-    model: TinyModel,
-    path: Path,
-    kind: GGMLQuantizationType = GGMLQuantizationType.F32,
-    architecture: str = "llama",
-    pre: str = "gpt-2",
-    tokenizer: str = "gpt2",
-    add_bos: bool | None = None,
-) -> Path:
-    writer = GGUFWriter(path, architecture)
-    writer.add_block_count(model.layers)
-    writer.add_context_length(model.context)
-    writer.add_embedding_length(model.hidden)
-    writer.add_feed_forward_length(model.inner)
-    writer.add_head_count(model.heads)
-    writer.add_head_count_kv(model.kv_heads)
-    writer.add_key_length(model.head_dim)
-    writer.add_rope_dimension_count(model.head_dim)
-    writer.add_rope_freq_base(model.theta)
-    writer.add_layer_norm_rms_eps(model.epsilon)
-    writer.add_tokenizer_model(tokenizer)
-    writer.add_tokenizer_pre(pre)
-    writer.add_token_list(TOKENS)
-    writer.add_token_types(TYPES)
-    writer.add_token_merges(["Ġ t"])
-    writer.add_bos_token_id(257)
-    if add_bos is not None:
-        writer.add_add_bos_token(add_bos)
-    writer.add_eos_token_id(258)
-    writer.add_chat_template("{{ messages }}")
-    for name, weights in model.weights.items():
-        value: Any = weights
-        if "q_proj" in name or "k_proj" in name:
-            # What llama.cpp's converter does: halves interleaved into pairs.
-            heads = model.heads if "q_proj" in name else model.kv_heads
-            value = value.reshape(heads, 2, model.head_dim // 2, -1).swapaxes(1, 2).reshape(value.shape)
-        if value.ndim == 1:
-            writer.add_tensor(gguf_name(name), value)
-        else:
-            writer.add_tensor(gguf_name(name), quantize(value, kind), raw_dtype=kind)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
+from tests.model_packs.decoder.tiny import TOKENS, TinyModel
+from tests.model_packs.decoder.tiny_gguf import write_gguf
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -100,6 +31,93 @@ def test_graph_from_gguf_equals_the_reference(tied: bool, tmp_path: Path) -> Non
     tokens = list(range(60, 100))
     logits = Running(tmp_path / "model.onnx").prefill(tokens, 16)
     np.testing.assert_allclose(logits, model.logits(tokens), atol=2e-4)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_qwen2_has_biases_and_its_rows_lie_as_they_are_multiplied(tied: bool, tmp_path: Path) -> None:
+    model = TinyModel(tied=tied, biased=True)
+    weights = read_gguf(write_gguf(model, tmp_path / "model.gguf", architecture="qwen2", pre="qwen2"))
+    for name, stored in (("q", "q_proj.weight"), ("k_bias", "k_proj.bias"), ("v_bias", "v_proj.bias")):
+        np.testing.assert_array_equal(
+            weights.tensor(f"layer.1.{name}"), model.weights[f"model.layers.1.self_attn.{stored}"]
+        )
+    write_graph(weights, tmp_path / "model.onnx", FLOAT)
+    tokens = list(range(60, 100))
+    logits = Running(tmp_path / "model.onnx").prefill(tokens, 16)
+    np.testing.assert_allclose(logits, model.logits(tokens), atol=2e-4)
+
+
+def test_biases_stay_what_they_are_in_a_rotated_graph(tmp_path: Path) -> None:
+    model = TinyModel(biased=True)
+    weights = read_gguf(write_gguf(model, tmp_path / "model.gguf", architecture="qwen2", pre="qwen2"))
+    write_graph(weights, tmp_path / "model.onnx", throughput_form(32, model.hidden))
+    tokens = list(range(60, 100))
+    logits = Running(tmp_path / "model.onnx").prefill(tokens, 16)
+    assert np.corrcoef(logits.ravel(), model.logits(tokens).ravel())[0, 1] > 0.99
+
+
+def test_biases_that_the_architecture_does_not_have_are_refused(tmp_path: Path) -> None:
+    path = write_gguf(TinyModel(biased=True), tmp_path / "model.gguf")
+    with pytest.raises(BuildError, match=r"blk\.0\.attn_k\.bias"):
+        read_gguf(path)
+
+
+def test_qwen2_without_its_biases_is_refused(tmp_path: Path) -> None:
+    weights = read_gguf(write_gguf(TinyModel(), tmp_path / "model.gguf", architecture="qwen2", pre="qwen2"))
+    with pytest.raises(BuildError, match=r"lacks the tensor blk\.0\.attn_q\.bias"):
+        write_graph(weights, tmp_path / "model.onnx", FLOAT)
+
+
+QWEN2_TOKENS = (
+    dict.fromkeys(TOKENS[:257], 1)
+    | {"12": 1}
+    | dict.fromkeys(["<|endoftext|>", "<|im_start|>", "<|im_end|>"], CONTROL)
+    | {"<tool_call>": USER_DEFINED, "</tool_call>": CONTROL, "[PAD264]": UNUSED}
+)
+
+
+def qwen2_tokenizer(folder: Path, shown: tuple[str, ...] = ()) -> Tokenizer:
+    path = folder / "model.gguf"
+    write_gguf(TinyModel(biased=True), path, architecture="qwen2", pre="qwen2", tokens=QWEN2_TOKENS)
+    return Tokenizer.from_str(read_gguf(path, shown=shown).tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("In 2024", ["In", "Ġ", "2", "0", "2", "4"]),
+        ("don't WE'LL", ["don", "'t", "ĠWE", "'LL"]),
+        ("a(b)  c", ["a", "(b", ")", "Ġ", "Ġc"]),
+        ("x;\n\n  y \n", ["x", ";ĊĊ", "Ġ", "Ġy", "ĠĊ"]),
+    ],
+)
+def test_qwen2_splits_words_and_digits_as_its_makers_do(text: str, words: list[str], tmp_path: Path) -> None:
+    pre_tokenizer = qwen2_tokenizer(tmp_path).pre_tokenizer
+    assert pre_tokenizer is not None
+    assert [word for word, _ in pre_tokenizer.pre_tokenize_str(text)] == words
+
+
+def test_qwen2_composes_characters_and_joins_no_digits(tmp_path: Path) -> None:
+    tokenizer = qwen2_tokenizer(tmp_path)
+    assert tokenizer.encode("e\u0301").ids == tokenizer.encode("é").ids == [*"é".encode()]
+    assert tokenizer.encode("12").ids == [ord("1"), ord("2")]
+
+
+def test_control_tokens_have_no_text_but_what_is_shown(tmp_path: Path) -> None:
+    text = "<|im_start|><tool_call>{}</tool_call><|im_end|>"
+    tokenizer = qwen2_tokenizer(tmp_path)
+    ids = tokenizer.encode(text).ids
+    assert ids == [259, 261, ord("{"), ord("}"), 262, 260]
+    assert tokenizer.decode(ids) == "<tool_call>{}"
+    shown = qwen2_tokenizer(tmp_path, ("<tool_call>", "</tool_call>"))
+    assert shown.encode(text).ids == ids
+    assert shown.decode(ids) == "<tool_call>{}</tool_call>"
+
+
+def test_text_of_a_chat_model_ends_with_a_turn_or_a_document(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    write_gguf(TinyModel(biased=True), path, architecture="qwen2", pre="qwen2", tokens=QWEN2_TOKENS)
+    assert read_gguf(path).eos_token_ids == [258, 260]
 
 
 @pytest.mark.parametrize(

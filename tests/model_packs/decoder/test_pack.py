@@ -17,8 +17,8 @@ from model_packs.errors import BuildError, QualityError, RecipeError
 from model_packs.recipe import parse_recipe
 from tests.model_packs.decoder import tiny
 from tests.model_packs.decoder.running import Running
-from tests.model_packs.decoder.test_gguf import write_gguf
 from tests.model_packs.decoder.tiny import TinyModel, recipe_text
+from tests.model_packs.decoder.tiny_gguf import write_gguf
 
 LIMITS = """
 [quality]

