@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -15,6 +16,8 @@ from pathlib import Path
 
 import httpx
 from openai import OpenAI
+
+from appliance.packs.manifest import read_manifest
 
 KEY = "test-bootstrap-key-0123456789"
 READY_SECONDS = 120
@@ -34,6 +37,14 @@ class Service:
     log: Path
     base_url: str
     key: str
+
+    def chat_graph(self, pack: str) -> Path:
+        """Return the graph that a chat pack runs by: what the self-benchmark chose, else the pack's own."""
+        kept = self.data_dir / "tuning.json"
+        chosen = json.loads(kept.read_text()).values() if kept.is_file() else ()
+        folder = self.data_dir / "packs" / pack
+        names = [found["graph"] for found in chosen if (folder / found["graph"]).is_file()]
+        return folder / (names[0] if names else read_manifest(folder).decoder.graph)  # type: ignore[union-attr]
 
     @property
     def openai(self) -> OpenAI:

@@ -77,14 +77,13 @@ class Quality(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One way to run a decoder: how much of the source's quality it gives for speed is in ``quality``.
 
-    ``graph`` runs every token; when ``prefill`` is given, prompts go through that graph instead. All
-    graphs of a pack have the same inputs and outputs and mean the same by a KV cache: what one has
-    filled another can continue.
+    ``graph`` runs every token. ``alternative`` is another graph that keeps to the same limits: which of
+    the two is faster is for the machine to tell. All graphs of a pack have the same inputs and outputs.
     """
 
     name: ProfileName
     graph: FilePath
-    prefill: FilePath | None = None
+    alternative: FilePath | None = None
 
 
 class Decoder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -204,7 +203,9 @@ def _check_sections(manifest: Manifest) -> None:
     named: list[str | None] = []
     if manifest.decoder is not None:
         named += [manifest.decoder.graph, manifest.decoder.tokenizer, manifest.decoder.chat_template]
-        named += [path for profile in manifest.decoder.profiles for path in (profile.graph, profile.prefill)]
+        named += [
+            path for profile in manifest.decoder.profiles for path in (profile.graph, profile.alternative)
+        ]
         _check_profiles(manifest.decoder)
     if manifest.encoder is not None:
         named += [manifest.encoder.graph, manifest.encoder.tokenizer]

@@ -34,16 +34,16 @@ class DecoderOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     ``context_length`` caps the model's own; ``bits`` and ``block_size`` are those of the exact graph's
     blocks (4 bits from float sources only); ``throughput`` adds the profile "throughput", and
-    ``throughput_prefill`` sends the exact profile's prompts through its graph too; ``chat_template``
-    names one of ``model_packs/templates`` to take instead of the source's own; ``tool_format`` is the
-    tool-call format that the chat template writes.
+    ``throughput_is_exact`` offers its graph to the profile "exact" too; ``chat_template`` names one of
+    ``model_packs/templates`` to take instead of the source's own; ``tool_format`` is the tool-call
+    format that the chat template writes.
     """
 
     context_length: Annotated[int, msgspec.Meta(ge=64)] | None = None
     bits: Bits = 8
     block_size: Literal[16, 32, 64, 128] = 32
     throughput: bool = False
-    throughput_prefill: bool = False
+    throughput_is_exact: bool = False
     chat_template: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]*\Z", max_length=64)] | None = None
     tool_format: Literal["none", "hermes", "llama3-json"] = "none"
 
@@ -61,13 +61,13 @@ def decoder_options(recipe: Recipe) -> DecoderOptions:
         raise RecipeError(
             f"{recipe.name}: the profile throughput quantises, so [profile_quality.throughput] must limit a figure"
         )
-    if options.throughput_prefill:
+    if options.throughput_is_exact:
         if not options.throughput:
-            raise RecipeError(f"{recipe.name}: options: throughput_prefill needs throughput")
+            raise RecipeError(f"{recipe.name}: options: throughput_is_exact needs throughput")
         for metric in EXACT_METRICS:
             if limits.get(metric) != recipe.quality.get(metric):
                 raise RecipeError(
-                    f"{recipe.name}: options: throughput_prefill serves the profile exact, so the limit of"
+                    f"{recipe.name}: options: throughput_is_exact serves the profile exact, so the limit of"
                     f" {metric} must be the same for both"
                 )
     return options
@@ -117,7 +117,7 @@ def write_decoder(weights: DecoderWeights, options: DecoderOptions, out: Path) -
             tool_format=options.tool_format,
         ),
         context_length=config.context_length,
-        memory_bytes=_memory(config, options, out),
+        memory_bytes=_memory(config, out),
         parameters=parameter_count(config),
         quality=quality,
     )
@@ -147,18 +147,17 @@ def _profiles(options: DecoderOptions) -> list[Profile]:
     if not options.throughput:
         return []
     fast = Profile(name="throughput", graph=GRAPHS["throughput"])
-    if not options.throughput_prefill:
+    if not options.throughput_is_exact:
         return [fast]
-    return [Profile(name="exact", graph=GRAPHS["exact"], prefill=fast.graph), fast]
+    return [Profile(name="exact", graph=GRAPHS["exact"], alternative=fast.graph), fast]
 
 
-def _memory(config: DecoderConfig, options: DecoderOptions, out: Path) -> int:
-    """Return what the loaded profile "exact" keeps resident.
+def _memory(config: DecoderConfig, out: Path) -> int:
+    """Return what the loaded model keeps resident, with the larger of its graphs.
 
-    Each graph has its matrices, packed for the kernels, its own packed copy of the shared head, and its
-    session. Measured with ONNX Runtime 1.31 over an empty process: 249 MB for a graph of 154 MB, and
-    196 MB more with the throughput graph of 108 MB beside it.
+    A graph has its matrices, packed for the kernels, a packed copy of the shared head, and its session.
+    Measured with ONNX Runtime 1.31 over an empty process: 226 MB for a graph of 154 MB, and 193 MB for
+    the throughput graph of 108 MB.
     """
-    loaded = [GRAPHS["exact"]] + ([GRAPHS["throughput"]] if options.throughput_prefill else [])
-    weights = sum((out / f"{graph}.data").stat().st_size for graph in loaded)
-    return weights + len(loaded) * (config.vocab_size * config.hidden_size + SESSION_BYTES)
+    weights = (out / f"{GRAPHS['exact']}.data").stat().st_size
+    return weights + config.vocab_size * config.hidden_size + SESSION_BYTES

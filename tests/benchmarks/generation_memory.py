@@ -11,7 +11,7 @@ import msgspec
 import onnx
 
 from appliance.engines.generation.scheduling.kv_cache import bytes_per_token
-from appliance.packs.manifest import Decoder, ProfileName
+from appliance.packs.manifest import ProfileName
 from tests.benchmarks.chat_model import Model
 from tests.benchmarks.completions import Side
 from tests.benchmarks.memory import MEGABYTE, resident_memory
@@ -49,12 +49,11 @@ def holdings(
     streams need more than that raises RuntimeError.
     """
     source = ColdPrompts(model.pack / model.decoder.tokenizer)
-    weights = weights_bytes(model.pack, model.decoder, profile) / MEGABYTE
     with running_service(plan.work / "no-pack", **settings) as bare:
         program = resident_memory(bare.process.pid)
     prompts = [source.ids(f"memory {index}", PROMPT) for index in range(max(STREAMS))]
-    with running_service(data_dir, **settings):
-        pass  # measures once what suits the machine, which takes memory that is not needed again
+    with running_service(data_dir, **settings) as service:  # measures once what suits the machine
+        weights = weights_bytes(service.chat_graph(model.name)) / MEGABYTE
     found: list[Holding] = []
     with running_service(data_dir, **settings) as service:
         for count in (0, *STREAMS):
@@ -75,20 +74,16 @@ def holdings(
     return found
 
 
-def weights_bytes(pack: Path, decoder: Decoder, profile: ProfileName) -> int:
-    """Return the bytes of the weights that the graphs of ``profile`` name, those of several graphs once."""
-    chosen = decoder.profile(profile)
-    assert chosen is not None
-    graphs = {pack / chosen.graph, pack / (chosen.prefill or chosen.graph)}
+def weights_bytes(graph: Path) -> int:
+    """Return the bytes of a graph and of the weights that it names, each once."""
     pieces: set[tuple[Path, int, int]] = set()
-    for graph in graphs:
-        for tensor in onnx.load(graph, load_external_data=False).graph.initializer:
-            place = {entry.key: entry.value for entry in tensor.external_data}
-            if "location" in place:
-                file = graph.parent / place["location"]
-                start = int(place.get("offset", 0))
-                pieces.add((file, start, int(place.get("length", file.stat().st_size - start))))
-    return sum(graph.stat().st_size for graph in graphs) + sum(length for _, _, length in pieces)
+    for tensor in onnx.load(graph, load_external_data=False).graph.initializer:
+        place = {entry.key: entry.value for entry in tensor.external_data}
+        if "location" in place:
+            file = graph.parent / place["location"]
+            start = int(place.get("offset", 0))
+            pieces.add((file, start, int(place.get("length", file.stat().st_size - start))))
+    return graph.stat().st_size + sum(length for _, _, length in pieces)
 
 
 async def _while_running(

@@ -8,7 +8,6 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from appliance.packs.manifest import Decoder, Profile
 from tests.benchmarks.generation_memory import Holding, weights_bytes
 
 DATA = "weights.data"
@@ -29,20 +28,11 @@ def write_graph(path: Path, *places: tuple[int, int]) -> int:
     return path.stat().st_size
 
 
-def test_a_weight_that_two_graphs_share_counts_once(tmp_path: Path) -> None:
+def test_a_weight_counts_once_and_what_the_graph_does_not_name_not_at_all(tmp_path: Path) -> None:
     (tmp_path / DATA).write_bytes(bytes(10_000))
-    both = write_graph(tmp_path / "a.onnx", (0, 1000), (1000, 500))
-    both += write_graph(tmp_path / "b.onnx", (0, 1000), (5000, 2000))
-    decoder = Decoder(
-        graph="a.onnx",
-        profiles=[Profile(name="exact", graph="a.onnx", prefill="b.onnx")],
-        layers=1,
-        kv_heads=1,
-        head_dim=16,
-        vocab_size=2,
-        eos_token_ids=[0],
-    )
-    assert weights_bytes(tmp_path, decoder, "exact") == both + 3500
+    graph = tmp_path / "a.onnx"
+    size = write_graph(graph, (0, 1000), (0, 1000), (5000, 2000))
+    assert weights_bytes(graph) == size + 3000
 
 
 def test_a_share_is_of_the_program_the_weights_and_the_cache() -> None:

@@ -8,17 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from appliance.engines.cores import Cores
-from appliance.packs.manifest import read_manifest
 from tests.evaluation.harness import Likelihood, Pair
 
 
 class Reference:
-    """A session on the graph of a pack's decoder."""
+    """A session on a decoder's graph."""
 
-    def __init__(self, pack: Path) -> None:
-        decoder = read_manifest(pack).decoder
-        assert decoder is not None
-        self._session = Cores(1).session(pack / decoder.graph)
+    def __init__(self, graph: Path) -> None:
+        self._session = Cores(1).session(graph)
 
     def logprobs(self, tokens: list[int]) -> NDArray[np.float64]:
         """Return the log probabilities [len(tokens), vocab] of what follows each of ``tokens``."""

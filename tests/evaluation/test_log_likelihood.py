@@ -26,7 +26,7 @@ def tokens(service: Service) -> list[int]:
 
 @pytest.fixture(scope="module")
 def reference(service: Service) -> Reference:
-    return Reference(service.data_dir / "packs" / CHAT)
+    return Reference(service.chat_graph(CHAT))
 
 
 def pairs_of(tokens: list[int]) -> list[Pair]:
@@ -88,7 +88,7 @@ def test_what_greedy_decoding_produced_is_greedy(
 def test_what_ordinary_prompts_left_in_memory_changes_no_score(
     service: Service, tokens: list[int], reference: Reference
 ) -> None:
-    """Prompts that only begin an answer may be computed otherwise than scored ones; scores do not mix them."""
+    """A scored prompt is computed whole, however much of it is cached already."""
     pair = Pair(tokens[700:950], tokens[950:962])
     with service.http as http:
         body = {"model": CHAT, "prompt": pair.context + pair.continuation, "max_tokens": 1}
@@ -101,8 +101,7 @@ def test_what_ordinary_prompts_left_in_memory_changes_no_score(
 
 def test_a_generated_end_is_an_entry_that_does_not_count(service: Service, reference: Reference) -> None:
     messages = [{"role": "user", "content": "Say hi."}]
-    # With log probabilities, as the scores are: prompts of others may go through a graph of their own.
-    said = chat(service, messages=messages, temperature=0, max_tokens=100, logprobs=True)
+    said = chat(service, messages=messages, temperature=0, max_tokens=100)
     assert said["choices"][0]["finish_reason"] == "stop"
     with service.http as http:
         asked = http.post("/tokenize", json={"model": CHAT, "messages": messages}).json()["tokens"]

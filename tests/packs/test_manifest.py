@@ -60,10 +60,10 @@ def test_a_decoder_without_profiles_has_the_exact_one() -> None:
 
 
 def test_a_decoder_tells_its_profiles_by_name() -> None:
-    listed = '{ name = "exact", graph = "model.onnx", prefill = "fast.onnx" }'
+    listed = '{ name = "exact", graph = "model.onnx", alternative = "fast.onnx" }'
     decoder = decoder_manifest(f'{listed}, {{ name = "throughput", graph = "fast.onnx" }}').decoder
     assert decoder is not None
-    assert decoder.profile("exact") == Profile(name="exact", graph="model.onnx", prefill="fast.onnx")
+    assert decoder.profile("exact") == Profile(name="exact", graph="model.onnx", alternative="fast.onnx")
     assert decoder.profile("throughput") == Profile(name="throughput", graph="fast.onnx")
 
 
@@ -74,7 +74,7 @@ def test_a_decoder_tells_its_profiles_by_name() -> None:
         ('{ name = "throughput" }', "graph"),
         ('{ name = "throughput", graph = "absent.onnx" }', "does not list that file"),
         (
-            '{ name = "throughput", graph = "fast.onnx", prefill = "absent.onnx" }',
+            '{ name = "throughput", graph = "fast.onnx", alternative = "absent.onnx" }',
             "does not list that file",
         ),
         ('{ name = "throughput", graph = "../fast.onnx" }', "graph"),

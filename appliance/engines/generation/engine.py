@@ -110,9 +110,8 @@ class GenerationEngine:
         self._token_bytes = token_bytes
         self._scheduler = BatchScheduler(
             DecoderModel(
-                pack_dir,
+                pack_dir / tuning.graph,
                 decoder,
-                tuning.graphs(decoder),
                 cache,
                 cores,
                 chunk_tokens=tuning.chunk_tokens,

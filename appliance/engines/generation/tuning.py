@@ -1,4 +1,4 @@
-"""Which profile, graphs, threads and chunks suit this machine: a short self-benchmark, kept.
+"""Which profile, graph, threads and chunks suit this machine: a short self-benchmark, kept.
 
 It runs when a pack is loaded for the first time on a machine, takes a few seconds, and its result
 is kept beside the data. On a machine that is too busy to tell it gives up and keeps nothing. A
@@ -8,6 +8,8 @@ products saturate, some do not.
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import hashlib
 import logging
 import statistics
@@ -25,7 +27,7 @@ from appliance.engines.cores import Cores
 from appliance.engines.generation.scheduling.kv_cache import KvCache
 from appliance.engines.generation.scheduling.model import CHUNK_TOKENS, DecoderModel
 from appliance.packs.errors import PackError
-from appliance.packs.manifest import Decoder, Manifest, Profile, ProfileName
+from appliance.packs.manifest import Decoder, Manifest, ProfileName
 
 logger = logging.getLogger(__name__)
 
@@ -41,31 +43,22 @@ LEAST_SHARE = 0.85
 LONGER_WORTH = 1.08
 # Fewer threads win where cores are halves of one; on a box that was busy just now they only seem to.
 FEWER_WORTH = 1.25
-# A second graph for prompts takes its memory, so it must be worth it.
-GRAPH_WORTH = 1.1
 # Tokens of prompt for one of answer: what a choice is judged by, prompts being the larger part of the work.
 PROMPT_SHARE = 8.0
 # Mean divergence in nats between two graphs of one pack over the probe. Graphs that pass their gates
 # stay below 0.07 (measured); saturated products are off by far more.
 PROBE_LIMIT = 0.25
-PROBE_TOKENS = 64
+PROBE_TOKENS = 16
 PROBE_STEP = 7919  # a prime, so that the probe's tokens come from all over the vocabulary
 
 
 class Tuning(msgspec.Struct, frozen=True, kw_only=True):
-    """What a pack runs with. ``prefill`` says whether prompts go through the profile's graph for them."""
+    """What a pack runs with. ``graph`` is one of the profile's."""
 
-    profile: ProfileName = "exact"
-    prefill: bool = False
-    threads: int = 0
+    profile: ProfileName
+    graph: str
+    threads: int
     chunk_tokens: int = CHUNK_TOKENS
-
-    def graphs(self, decoder: Decoder) -> Profile:
-        """Return the graphs to open. Raises PackError when the pack does not have the profile."""
-        profile = decoder.profile(self.profile)
-        if profile is None:
-            raise PackError(f"The pack has no profile {self.profile!r}.")
-        return profile if self.prefill else msgspec.structs.replace(profile, prefill=None)
 
 
 def tuned(
@@ -78,8 +71,7 @@ def tuned(
     """Return what ``manifest``'s pack runs with on this machine, as ``kept`` says or by measuring now.
 
     ``wanted`` is a profile, or "auto" for the faster of those that the pack has: each has passed its
-    gate. With ``kept`` None nothing is measured, and prompts go through the profile's main graph.
-    Raises PackError.
+    gate. With ``kept`` None nothing is measured, and the profile runs by its first graph. Raises PackError.
     """
     decoder = manifest.decoder
     if decoder is None:
@@ -89,13 +81,20 @@ def tuned(
         if wanted not in names:
             logger.warning("%s has no profile %s; it runs as exact", manifest.name, wanted)
         names = [wanted if wanted in names else "exact"]
-    default = Tuning(profile=names[0], threads=cores.threads)
+    choices = [
+        Tuning(profile=profile.name, graph=graph, threads=cores.threads)
+        for profile in map(decoder.profile, names)
+        if profile is not None
+        for graph in (profile.graph, profile.alternative)
+        if graph is not None
+    ]
+    default = choices[0]
     if kept is None:
         return default
-    key = _key(manifest, cores, names)
+    key = _key(manifest, cores, choices)
     found = _read(kept).get(key)
     if found is None:
-        found = _Bench(pack_dir, decoder, cores).best(names)
+        found = _Bench(pack_dir, decoder, cores).best(choices)
         if found is None:
             logger.warning(
                 "%s: this machine is too busy to be measured; trying again at the next start", manifest.name
@@ -145,38 +144,33 @@ class _Bench:
         """Whether others had the cores while this measured. (The threads of a run never sleep.)"""
         return self._processor_seconds < LEAST_SHARE * self._wanted_seconds
 
-    def best(self, names: list[ProfileName]) -> Tuning | None:
-        """Return the best choice; None when the time was too short to tell."""
+    def best(self, choices: list[Tuning]) -> Tuning | None:
+        """Return the best choice; None when the time was too short, or others had the cores."""
         found: list[tuple[float, Tuning]] = []
+        speeds: dict[tuple[str, int], _Speed | None] = {}
         for threads in sorted({self._cores.threads, max(1, self._cores.threads // 2)}, reverse=True):
-            for tuning in self._choices(names, threads):
-                speed = self._speed(tuning)
-                if self.is_over or self.is_disturbed:
-                    return None
+            for choice in choices:
+                if (choice.graph, threads) not in speeds:
+                    speeds[choice.graph, threads] = self._speed(choice.graph, threads)
+                    _give_back()
+                    if self.is_over or self.is_disturbed:
+                        return None
+                speed = speeds[choice.graph, threads]
                 if speed is not None:
                     cost = speed.cost * (1.0 if threads == self._cores.threads else FEWER_WORTH)
-                    cost *= GRAPH_WORTH if tuning.prefill else 1.0
-                    chosen = msgspec.structs.replace(tuning, chunk_tokens=speed.chunk_tokens)
-                    found.append((cost, chosen))
+                    fitted = msgspec.structs.replace(choice, threads=threads, chunk_tokens=speed.chunk_tokens)
+                    found.append((cost, fitted))
         return min(found, key=lambda each: each[0])[1] if found else None
 
-    def _choices(self, names: list[ProfileName], threads: int) -> list[Tuning]:
-        choices: list[Tuning] = []
-        for name in names:
-            profile = self._decoder.profile(name)
-            choices.append(Tuning(profile=name, threads=threads))
-            if profile is not None and profile.prefill is not None:
-                choices.append(Tuning(profile=name, threads=threads, prefill=True))
-        return choices
-
-    def _speed(self, tuning: Tuning) -> _Speed | None:
-        """Time one choice; None when one of its graphs does not compute what it should, or there is no time."""
-        graphs = tuning.graphs(self._decoder)
-        model = self._open(graphs, tuning.threads)
-        for graph in {graphs.graph, graphs.prefill or graphs.graph} - {self._decoder.graph}:
-            if not self._is_sound(graph):
-                logger.warning("the graph %s does not compute the same on this processor", graph)
-                return None
+    def _speed(self, graph: str, threads: int) -> _Speed | None:
+        """Time one graph; None when it does not compute what it should, or there is no time."""
+        if self._expected is None and graph != self._decoder.graph:
+            self._expected = self._probe(self._open(self._decoder.graph, 0))
+            _give_back()
+        model = self._open(graph, threads)
+        if graph != self._decoder.graph and not self._is_sound(model):
+            logger.warning("the graph %s does not compute the same on this processor", graph)
+            return None
         ids = np.arange(PROMPT_TOKENS, dtype=np.int64) % self._decoder.vocab_size
 
         def prefill(chunk: int) -> None:
@@ -188,7 +182,6 @@ class _Bench:
                 model.decode(0, [1] * BATCH, [PROMPT_TOKENS // 4 + step] * BATCH)
 
         prefill(max(CHUNKS))  # the first run lays out its memory
-        threads = tuning.threads
         short = self._seconds(lambda: prefill(CHUNKS[0]), threads)
         if self.is_over or self.is_disturbed:
             return None
@@ -200,17 +193,16 @@ class _Bench:
             self._seconds(decode, threads) / (DECODE_STEPS * BATCH),
         )
 
-    def _is_sound(self, graph: str) -> bool:
-        """Return whether ``graph`` predicts about what the pack's own graph does."""
-        if self._expected is None:
-            self._expected = self._probe(self._decoder.graph)
-        found = self._probe(graph)
-        divergence = (np.exp(self._expected) * (self._expected - found)).sum(axis=1).mean()
+    def _is_sound(self, model: DecoderModel) -> bool:
+        """Return whether a graph predicts about what the pack's own does."""
+        expected = self._expected
+        if expected is None:
+            return False
+        divergence = (np.exp(expected) * (expected - self._probe(model))).sum(axis=1).mean()
         return bool(divergence < PROBE_LIMIT)
 
-    def _probe(self, graph: str) -> NDArray[np.float64]:
-        """Return the log probabilities [PROBE_TOKENS, vocab_size] that ``graph`` gives to the probe."""
-        model = self._open(Profile(name="exact", graph=graph), self._cores.threads)
+    def _probe(self, model: DecoderModel) -> NDArray[np.float64]:
+        """Return the log probabilities [PROBE_TOKENS, vocab_size] that a graph gives to the probe."""
         ids = np.arange(PROBE_TOKENS, dtype=np.int64) * PROBE_STEP % self._decoder.vocab_size
         pieces = [
             model.score(0, ids[start : start + model.score_tokens], start).astype(np.float64)
@@ -220,11 +212,10 @@ class _Bench:
         logits -= logits.max(axis=1, keepdims=True)
         return np.asarray(logits - np.log(np.exp(logits).sum(axis=1, keepdims=True)))
 
-    def _open(self, graphs: Profile, threads: int) -> DecoderModel:
+    def _open(self, graph: str, threads: int) -> DecoderModel:
         return DecoderModel(
-            self._pack_dir,
+            self._pack_dir / graph,
             self._decoder,
-            graphs,
             self._cache,
             self._cores,
             chunk_tokens=max(CHUNKS),
@@ -244,13 +235,20 @@ class _Bench:
         return statistics.median(times)
 
 
-def _key(manifest: Manifest, cores: Cores, names: list[ProfileName]) -> str:
+def _give_back() -> None:
+    """Return the memory of closed sessions to the system: the allocator would keep it for the next one."""
+    gc.collect()
+    with suppress(AttributeError, OSError):  # only glibc has it
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _key(manifest: Manifest, cores: Cores, choices: list[Tuning]) -> str:
     """Return what a result holds for: the pack's files, the processor, the threads and the choice."""
     import onnxruntime
 
     parts = [
         *(file.sha256 for file in manifest.file),
-        *names,
+        *(f"{choice.profile} {choice.graph}" for choice in choices),
         str(cores.threads),
         str(onnxruntime.__version__),
         _processor(),

@@ -48,7 +48,7 @@ def test_throughput_graph_is_good_enough_for_the_prompts_of_the_exact_profile(ma
     assert figures["kl_divergence"].value <= 0.006
     assert manifest.decoder is not None
     assert manifest.decoder.profiles == [
-        Profile(name="exact", graph="model.onnx", prefill="throughput.onnx"),
+        Profile(name="exact", graph="model.onnx", alternative="throughput.onnx"),
         Profile(name="throughput", graph="throughput.onnx"),
     ]
 

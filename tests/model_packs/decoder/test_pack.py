@@ -88,7 +88,7 @@ def test_weights_that_changed_after_pinning_are_refused(tmp_path: Path) -> None:
         "bits = 5",
         'chat_template = "../chatml"',
         'chat_template = "unheard-of"',
-        "throughput_prefill = true",
+        "throughput_is_exact = true",
     ],
 )
 def test_unknown_options_are_refused(options: str, tmp_path: Path) -> None:
@@ -133,11 +133,13 @@ def test_pack_with_profiles_has_a_graph_and_figures_for_each(tmp_path: Path) -> 
     assert np.corrcoef(exact.ravel(), fast.ravel())[0, 1] > 0.99
 
 
-def test_prompts_of_the_exact_profile_may_go_through_the_other_graph(tmp_path: Path) -> None:
+def test_the_exact_profile_may_run_by_the_other_graph(tmp_path: Path) -> None:
     limits = f"[profile_quality.throughput]\n{LOOSE}"
-    decoder = read_manifest(build(throughput_recipe(limits, "throughput_prefill = true"), tmp_path)).decoder
+    decoder = read_manifest(build(throughput_recipe(limits, "throughput_is_exact = true"), tmp_path)).decoder
     assert decoder is not None
-    assert decoder.profile("exact") == Profile(name="exact", graph="model.onnx", prefill="throughput.onnx")
+    assert decoder.profile("exact") == Profile(
+        name="exact", graph="model.onnx", alternative="throughput.onnx"
+    )
     assert decoder.profile("throughput") == Profile(name="throughput", graph="throughput.onnx")
 
 
@@ -154,7 +156,8 @@ def test_a_profile_that_lost_too_much_fails_the_build(tmp_path: Path) -> None:
         (throughput_recipe(""), r"\[profile_quality.throughput\] must limit"),
         (
             throughput_recipe(
-                "[profile_quality.throughput]\nperplexity = { max_ratio = 1.06 }", "throughput_prefill = true"
+                "[profile_quality.throughput]\nperplexity = { max_ratio = 1.06 }",
+                "throughput_is_exact = true",
             ),
             "limit of perplexity must be the same",
         ),

@@ -1,6 +1,6 @@
-"""The decoder graphs of a pack's profile, run over the rows of a KV cache.
+"""A decoder graph of a pack, run over the rows of a KV cache.
 
-Inputs of a graph: ``input_ids`` int64 [B, S]; ``seqlens_k`` int32 [B], the tokens of each row
+Inputs of the graph: ``input_ids`` int64 [B, S]; ``seqlens_k`` int32 [B], the tokens of each row
 after the call, minus 1; ``total_sequence_length`` int32, the largest number of tokens after the
 call; ``out_index`` int64 [R], the rows of the flattened [B * S] whose logits are wanted; per layer
 ``past_k.i`` and ``past_v.i`` float32 [B, kv_heads, capacity, head_dim]. Outputs: ``logits``
@@ -21,7 +21,7 @@ from appliance.engines.errors import EngineError
 from appliance.engines.generation.contract import Logits
 from appliance.engines.generation.scheduling.kv_cache import KvCache
 from appliance.packs.errors import PackError
-from appliance.packs.manifest import Decoder, Profile
+from appliance.packs.manifest import Decoder
 
 # The most tokens of one prefill run: running streams wait while it runs, so it must be short.
 CHUNK_TOKENS = 128
@@ -52,25 +52,24 @@ def piece_of(remaining: int, chunk_tokens: int) -> int:
 
 
 class DecoderModel:
-    """The sessions of one profile over ``cache``. Only one thread may use it.
+    """One ONNX Runtime session over ``cache``. Only one thread may use it.
 
     Returned logits are views of one buffer, which the caller may change: they hold until the next call.
     """
 
     def __init__(
         self,
-        pack_dir: Path,
+        graph: Path,
         decoder: Decoder,
-        profile: Profile,
         cache: KvCache,
         cores: Cores,
         *,
         chunk_tokens: int = CHUNK_TOKENS,
         threads: int = 0,
     ) -> None:
-        """Open the sessions with ``threads`` (0 = all cores).
+        """Open ``graph`` with ``threads`` (0 = all cores).
 
-        Raises PackError when a graph is not the one that ``decoder`` describes.
+        Raises PackError when it is not a graph as ``decoder`` describes it.
         """
         self._cache = cache
         self._cores = cores
@@ -80,9 +79,7 @@ class DecoderModel:
         self.chunk_tokens = chunk_tokens
         self.score_tokens = max(2, min(chunk_tokens, SCORE_BYTES // (4 * decoder.vocab_size)))
         self._total_shape: tuple[int, ...] = (1,)
-        self._decode = self._open(pack_dir / profile.graph)
-        prefill = profile.prefill or profile.graph
-        self._prefill = self._decode if prefill == profile.graph else self._open(pack_dir / prefill)
+        self._session = self._open(graph)
         self._input_ids = np.zeros(max(chunk_tokens, DECODE_ROWS), np.int64)
         self._seqlens_k = np.zeros(DECODE_ROWS, np.int32)
         self._total = np.zeros(1, np.int32)
@@ -90,35 +87,25 @@ class DecoderModel:
         self._last_index = np.zeros(1, np.int64)
         self._logits = np.zeros((DECODE_ROWS, decoder.vocab_size), np.float32)
         self._scores: NDArray[np.float32] | None = None
-        self._bindings: OrderedDict[tuple[int, int, int, bool], Binding] = OrderedDict()
+        self._bindings: OrderedDict[tuple[int, int, bool], Binding] = OrderedDict()
 
-    def prefill(
-        self,
-        row: int,
-        ids: NDArray[np.int64],
-        start: int,
-        *,
-        by_decode_graph: bool = False,
-        priority: int = 0,
-    ) -> Logits:
+    def prefill(self, row: int, ids: NDArray[np.int64], start: int, *, priority: int = 0) -> Logits:
         """Append ``ids`` [S], at most ``chunk_tokens``, to the ``start`` tokens of ``row``.
 
-        Returns the logits [vocab_size] after the last of them. ``by_decode_graph`` leaves the
-        profile's own graph for prompts aside.
+        Returns the logits [vocab_size] after the last of them.
         """
         self._last_index[0] = ids.size - 1
-        session = self._decode if by_decode_graph else self._prefill
-        self._append(session, row, ids, start, self._last_index, self._logits, priority)
+        self._append(row, ids, start, self._last_index, self._logits, priority)
         return self._logits[:1].reshape(-1)
 
     def score(self, row: int, ids: NDArray[np.int64], start: int, *, priority: int = 0) -> Logits:
-        """Append ``ids`` [S], at most ``score_tokens``, by the graph that decodes.
+        """Append ``ids`` [S], at most ``score_tokens``, as ``prefill`` does.
 
         Returns the logits [S, vocab_size] after every one of them.
         """
         if self._scores is None:
             self._scores = np.zeros((self.score_tokens, self._vocab_size), np.float32)
-        self._append(self._decode, row, ids, start, self._out_index[: ids.size], self._scores, priority)
+        self._append(row, ids, start, self._out_index[: ids.size], self._scores, priority)
         return self._scores[: ids.size]
 
     def forget_scores(self) -> None:
@@ -135,16 +122,15 @@ class DecoderModel:
         batch = len(last_tokens)
         longest = max(lengths)
         self._check_room(longest + 1)
-        binding = self._binding(self._decode, first_row, batch, decoding=True)
+        binding = self._binding(first_row, batch, decoding=True)
         self._input_ids[:batch] = last_tokens
         self._seqlens_k[:batch] = lengths
         self._total[0] = longest + 1
-        self._run(self._decode, binding, priority)
+        self._run(binding, priority)
         return self._logits[:batch]
 
     def _append(
         self,
-        session: Any,
         row: int,
         ids: NDArray[np.int64],
         start: int,
@@ -154,7 +140,7 @@ class DecoderModel:
     ) -> None:
         count = ids.size
         self._check_room(start + count)
-        binding = self._binding(session, row, 1, decoding=False)
+        binding = self._binding(row, 1, decoding=False)
         # What varies from chunk to chunk: its length, and whose logits are wanted.
         _bind_input(binding, "input_ids", self._input_ids, (1, count))
         _bind_input(binding, "out_index", out_index, (out_index.size,))
@@ -162,20 +148,20 @@ class DecoderModel:
         self._input_ids[:count] = ids
         self._seqlens_k[0] = start + count - 1
         self._total[0] = start + count
-        self._run(session, binding, priority)
+        self._run(binding, priority)
 
-    def _run(self, session: Any, binding: Binding, priority: int) -> None:
+    def _run(self, binding: Binding, priority: int) -> None:
         with self._cores.lease(priority):
-            session.run_with_iobinding(binding)
+            self._session.run_with_iobinding(binding)
 
-    def _binding(self, session: Any, row: int, batch: int, *, decoding: bool) -> Binding:
+    def _binding(self, row: int, batch: int, *, decoding: bool) -> Binding:
         """Return the binding of ``batch`` rows from ``row`` on; that of a prefill lacks what varies."""
-        key = (id(session), row, batch, decoding)
+        key = (row, batch, decoding)
         binding = self._bindings.get(key)
         if binding is not None:
             self._bindings.move_to_end(key)
             return binding
-        binding = session.io_binding()
+        binding = self._session.io_binding()
         _bind_input(binding, "seqlens_k", self._seqlens_k, (batch,))
         _bind_input(binding, "total_sequence_length", self._total, self._total_shape)
         shape = (batch, *self._cache.row_shape)

@@ -23,7 +23,7 @@ LEAST_COMPUTED_TOKENS = 2
 class CachedPrefix:
     """A finished prompt that stays in ``row``: its ``tokens``, and the ``scope`` that may share them."""
 
-    def __init__(self, row: int, tokens: TokenIds, scope: tuple[str, bool], used: int) -> None:
+    def __init__(self, row: int, tokens: TokenIds, scope: str, used: int) -> None:
         self.row = row
         self.tokens = tokens
         self.scope = scope

@@ -233,7 +233,7 @@ class RowTable:
             if place == hole:
                 self._cache.trim(hole, computed, sequence.length)
             tokens = sequence.prompt[:computed]
-            cached = CachedPrefix(place, tokens, sequence.scope, next(self._uses))
+            cached = CachedPrefix(place, tokens, sequence.request.cache_scope, next(self._uses))
             self._rows[place] = cached
             self._cached.append(cached)
         if not kept or place != hole:
@@ -269,7 +269,7 @@ class RowTable:
         """Return who has most of the sequence's prompt now, how much, and who is computing more of it."""
         if sequence.request.prompt_logprobs is not None:
             return None, 0, None  # every token's logits are wanted
-        scope, prompt = sequence.scope, sequence.prompt
+        scope, prompt = sequence.request.cache_scope, sequence.prompt
         donor: Sequence | CachedPrefix | None = None
         most = promised = 0
         awaited: Sequence | None = None
@@ -277,7 +277,7 @@ class RowTable:
             if cached.scope == scope and (shared := shared_tokens(prompt, cached.tokens)) > most:
                 donor, most = cached, shared
         for other in self._admitted:
-            if other is sequence or other.scope != scope or other.awaits is not None:
+            if other is sequence or other.request.cache_scope != scope or other.awaits is not None:
                 continue
             promise = shared_tokens(prompt, other.prompt)
             shared = min(promise, other.computed)
@@ -291,7 +291,7 @@ class RowTable:
         """Drop the cached beginnings of a finished prompt; False when a cached one begins with all of it."""
         tokens = sequence.prompt[: sequence.computed]
         for cached in list(self._cached):
-            if cached.scope != sequence.scope:
+            if cached.scope != sequence.request.cache_scope:
                 continue
             common = common_tokens(tokens, cached.tokens)
             if common == tokens.size:

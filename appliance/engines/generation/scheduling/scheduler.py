@@ -273,13 +273,7 @@ class BatchScheduler:
                 _score(sequence, logits, start, scored)
                 logits = logits[-1]
             else:
-                logits = model.prefill(
-                    sequence.row,
-                    chunk,
-                    start,
-                    by_decode_graph=sequence.by_decode_graph,
-                    priority=priority,
-                )
+                logits = model.prefill(sequence.row, chunk, start, priority=priority)
         except Exception:
             logger.exception("prefill failed")
             self._fail([sequence], EngineError("The model failed on this prompt."))

@@ -68,19 +68,6 @@ class Sequence:
         self._unsent_logprobs: list[TokenLogprob] = []
 
     @property
-    def by_decode_graph(self) -> bool:
-        """Whether the prompt goes through the graph that decodes, where the profile has another for prompts.
-
-        Who asks for log probabilities gets those of one and the same graph, wherever a token stands.
-        """
-        return self.request.logprobs is not None or self.request.prompt_logprobs is not None
-
-    @property
-    def scope(self) -> tuple[str, bool]:
-        """Which sequences may share computed prompts with this one."""
-        return self.request.cache_scope, self.by_decode_graph
-
-    @property
     def prefilled(self) -> bool:
         """Whether the whole prompt is in the cache."""
         return self.length >= self.prompt.size

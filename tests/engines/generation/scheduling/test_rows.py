@@ -47,16 +47,16 @@ class _Placed(Sequence):
     def expected(self) -> NDArray[np.float32]:
         """What its row must hold."""
         produced = max(0, self.length - self.prompt.size)
-        known = contents(self.scope, self.prompt)[: self.computed]
+        known = contents(self.request.cache_scope, self.prompt)[: self.computed]
         return np.concatenate([known, np.full(produced, -self.mark, np.float32)])
 
 
-def contents(scope: tuple[str, bool], prompt: NDArray[np.int64]) -> NDArray[np.float32]:
+def contents(scope: str, prompt: NDArray[np.int64]) -> NDArray[np.float32]:
     """Keys and values as a model makes them: those of a token depend on it and on all before it.
 
     Those of two scopes differ here, so that one found in the other is seen.
     """
-    value, values = ord(scope[0]) + 1000 * scope[1], []
+    value, values = ord(scope), []
     for token_id in prompt.tolist():
         value = (value * 31 + token_id + 1) % 65_521
         values.append(value + 1)
@@ -109,12 +109,12 @@ class Rows(RuleBasedStateMachine):
 
     def best_known(self, sequence: Sequence) -> int:
         """How much of a prompt anybody of its scope has: every one looked at, token by token."""
-        mine, scope = sequence.prompt.tolist(), sequence.scope
+        mine, scope = sequence.prompt.tolist(), sequence.request.cache_scope
         known = [each.tokens.tolist() for each in self.table._cached if each.scope == scope]
         known += [
             each.prompt[: each.computed].tolist()
             for each in self.table.admitted
-            if each.scope == scope and each is not sequence and each.awaits is None
+            if each.request.cache_scope == scope and each is not sequence and each.awaits is None
         ]
         counts = [common(mine[:-2], tokens) for tokens in known]
         best = max(counts, default=0)

@@ -15,7 +15,7 @@ from appliance.engines.generation.tools.formats import HERMES, LLAMA3_JSON, Tool
 from appliance.engines.generation.tools.syntax import Tool
 from tests.engines.generation.tools.test_formats import parsed
 
-TEMPLATES = Path(__file__).resolve().parents[3] / "model_packs" / "templates"
+TEMPLATES = Path(__file__).resolve().parents[4] / "model_packs" / "templates"
 # SmolLM2-Instruct's own template, as published with the model.
 PLAIN = (
     "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\n"
