@@ -12,7 +12,6 @@ import ctypes
 import gc
 import hashlib
 import logging
-import statistics
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -32,11 +31,11 @@ from appliance.packs.manifest import Decoder, Manifest, ProfileName
 logger = logging.getLogger(__name__)
 
 CHUNKS = (128, 256)
-PROMPT_TOKENS = 512
+PROMPT_TOKENS = 256
 BATCH = 8
-REPEATS = 3
+REPEATS = 2
 DECODE_STEPS = 6
-MAX_SECONDS = 12.0
+MAX_SECONDS = 20.0
 # The share of its threads' time that this process must get for its times to mean anything.
 LEAST_SHARE = 0.85
 # A longer chunk makes running streams wait longer, so it must be worth it.
@@ -95,6 +94,7 @@ def tuned(
     found = _read(kept).get(key)
     if found is None:
         found = _Bench(pack_dir, decoder, cores).best(choices)
+        _give_back()
         if found is None:
             logger.warning(
                 "%s: this machine is too busy to be measured; trying again at the next start", manifest.name
@@ -135,35 +135,39 @@ class _Bench:
         self._expected: NDArray[np.float64] | None = None
         self._wanted_seconds = self._processor_seconds = 0.0
 
-    @property
-    def is_over(self) -> bool:
-        return time.perf_counter() > self._end
+    def is_sensible(self) -> bool:
+        """Return whether there is time left, and nobody else had the cores while this measured.
 
-    @property
-    def is_disturbed(self) -> bool:
-        """Whether others had the cores while this measured. (The threads of a run never sleep.)"""
-        return self._processor_seconds < LEAST_SHARE * self._wanted_seconds
+        (The threads of a run never sleep, so it gets all of their time on an idle machine.)
+        """
+        in_time = time.perf_counter() < self._end
+        return in_time and self._processor_seconds >= LEAST_SHARE * self._wanted_seconds
 
     def best(self, choices: list[Tuning]) -> Tuning | None:
         """Return the best choice; None when the time was too short, or others had the cores."""
-        found: list[tuple[float, Tuning]] = []
-        speeds: dict[tuple[str, int], _Speed | None] = {}
-        for threads in sorted({self._cores.threads, max(1, self._cores.threads // 2)}, reverse=True):
-            for choice in choices:
-                if (choice.graph, threads) not in speeds:
-                    speeds[choice.graph, threads] = self._speed(choice.graph, threads)
-                    _give_back()
-                    if self.is_over or self.is_disturbed:
-                        return None
-                speed = speeds[choice.graph, threads]
-                if speed is not None:
-                    cost = speed.cost * (1.0 if threads == self._cores.threads else FEWER_WORTH)
-                    fitted = msgspec.structs.replace(choice, threads=threads, chunk_tokens=speed.chunk_tokens)
-                    found.append((cost, fitted))
-        return min(found, key=lambda each: each[0])[1] if found else None
+        measured = {choice.graph: self._speed(choice.graph, self._cores.threads) for choice in choices}
+        fitted = [
+            (speed.cost, _fitted(choice, speed, self._cores.threads))
+            for choice in choices
+            if (speed := measured[choice.graph]) is not None
+        ]
+        if not fitted or not self.is_sensible():
+            return None
+        cost, best = min(fitted, key=lambda each: each[0])
+        fewer = self._cores.threads // 2
+        if (
+            fewer
+            and (speed := self._speed(best.graph, fewer)) is not None
+            and speed.cost * FEWER_WORTH < cost
+        ):
+            best = _fitted(best, speed, fewer)
+        return best if self.is_sensible() else None
 
     def _speed(self, graph: str, threads: int) -> _Speed | None:
         """Time one graph; None when it does not compute what it should, or there is no time."""
+        _give_back()
+        if not self.is_sensible():
+            return None
         if self._expected is None and graph != self._decoder.graph:
             self._expected = self._probe(self._open(self._decoder.graph, 0))
             _give_back()
@@ -183,7 +187,7 @@ class _Bench:
 
         prefill(max(CHUNKS))  # the first run lays out its memory
         short = self._seconds(lambda: prefill(CHUNKS[0]), threads)
-        if self.is_over or self.is_disturbed:
+        if not self.is_sensible():
             return None
         long = self._seconds(lambda: prefill(CHUNKS[1]), threads)
         chunk = CHUNKS[1] if long * LONGER_WORTH < short else CHUNKS[0]
@@ -223,16 +227,20 @@ class _Bench:
         )
 
     def _seconds(self, work: Callable[[], None], threads: int) -> float:
-        """Return the median time of REPEATS runs, of fewer when the time is over."""
+        """Return the least time of REPEATS runs, of fewer when the time is over."""
         times: list[float] = []
         processor = time.process_time()
-        while len(times) < REPEATS and not (times and self.is_over):
+        while len(times) < REPEATS and not (times and time.perf_counter() > self._end):
             started = time.perf_counter()
             work()
             times.append(time.perf_counter() - started)
         self._processor_seconds += time.process_time() - processor
         self._wanted_seconds += threads * sum(times)
-        return statistics.median(times)
+        return min(times)
+
+
+def _fitted(choice: Tuning, speed: _Speed, threads: int) -> Tuning:
+    return msgspec.structs.replace(choice, threads=threads, chunk_tokens=speed.chunk_tokens)
 
 
 def _give_back() -> None:
