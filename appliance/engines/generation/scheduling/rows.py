@@ -1,9 +1,10 @@
 """Which sequence sits in which row of the KV cache, how many tokens each may hold, and what stays behind.
 
-The rows of one decode call must be neighbours, so running sequences fill a window of the cache
-from its first row on: when one ends, the last running one moves into its row. Sequences that are
-still being prefilled, or wait for memory, sit anywhere behind. The prompt of a finished sequence
-stays where it is as long as memory lasts, for the next prompt that begins like it.
+The rows of one decode call must be neighbours, so running sequences fill a window of the cache.
+When the first of them ends, the window moves on; when another does, the last one moves into its
+row. Sequences that are still being prefilled, or wait for memory, sit anywhere behind. The prompt
+of a finished sequence stays where it is as long as memory lasts, for the next one that begins like
+it.
 
 Memory is granted in blocks under one budget. The sequence admitted first may always grow to the
 whole context; the others share what is left beside it, and cached prompts have what nobody wants.
@@ -220,9 +221,13 @@ class RowTable:
         was_running = self._first <= hole < self._first + self._running
         computed = sequence.computed
         kept = keep and computed >= LEAST_SHARED_TOKENS and self._is_new(sequence)
+        last = None
         if was_running:
             self._running -= 1
-        last = self._rows[self._first + self._running] if was_running else None
+            if hole == self._first and self._running and hole + self._width < len(self._rows):
+                self._first += 1  # the window moves on, and nobody's contents have to
+            else:
+                last = self._rows[self._first + self._running]
         place = hole
         if kept and last is not None:  # its row is needed
             free = self._last_free()

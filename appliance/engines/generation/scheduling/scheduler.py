@@ -135,7 +135,6 @@ class BatchScheduler:
             while self._wait_for_work():
                 try:
                     self._step()
-                    self._outbox.flush()
                 except Exception:
                     # A step fails its own requests; what arrives here is a fault of the scheduler itself.
                     logger.exception("generation step failed")
@@ -183,8 +182,9 @@ class BatchScheduler:
         sequence = self._next_prefill()
         if sequence is not None:
             self._prefill(sequence)
-            self._outbox.flush()  # a first token does not wait for everybody's next
         self._decode()
+        if not self._rows.running:
+            self._outbox.flush()
 
     def _forget_cancelled(self) -> None:
         for sequence in reversed(self._rows.admitted):
@@ -267,6 +267,8 @@ class BatchScheduler:
         scored = sequence.request.prompt_logprobs
         longest = model.chunk_tokens if scored is None else model.score_tokens
         chunk = sequence.prompt[start : start + piece_of(sequence.prompt.size - start, longest)]
+        # The event loops work on it while the model runs: before that they would only hold up this thread.
+        self._outbox.flush()
         try:
             if scored is not None:
                 logits = model.score(sequence.row, chunk, start, priority=priority)
@@ -310,6 +312,7 @@ class BatchScheduler:
 
     def _decode_rows(self, sequences: list[Sequence]) -> list[Sequence]:
         """Run one token of neighbouring rows; return those that ended with it."""
+        self._outbox.flush()
         try:
             logits = self._model.decode(
                 sequences[0].row,
