@@ -244,4 +244,30 @@ WANTED: dict[str, dict[str, Wanted]] = {
 }
 # Why a profile does not reach what is wanted of a figure, in one sentence: (profile, figure's name) -> sentence.
 # The report prints it beside the figure while the figure is missed.
-BOUNDS: dict[tuple[str, str], str] = {}
+_BANDWIDTH = (
+    "a step of few rows is bound by reading the weights: 8 bits of each here, 4 in the GGUF (4-bit graphs of these "
+    "weights break the quality gate), and by the many small nodes of a step"
+)
+_ATTENTION = (
+    "the attention kernel of a deep context reads the keys once for each query head and keeps them in 32 bits; "
+    "llama.cpp without flash attention reads half of that"
+)
+_MEMORY = (
+    "keys and values in 32 bits, twice the peer's; up to 256 MB of cached prompts, which the peer was told not to "
+    "keep (`--cache-ram 0`); and the service itself (90 MB)"
+)
+_SENTENCES = {
+    EMPTY: _BANDWIDTH,
+    TOTALS[4]: _BANDWIDTH,
+    TOTALS[8]: _BANDWIDTH,
+    TOTALS[16]: _BANDWIDTH,
+    DECODE_512: _ATTENTION,
+    DECODE_1000: _ATTENTION,
+    DECODE_4096: _ATTENTION,
+    PREFILL_4096: _ATTENTION,
+    MEMORY_MANY: _MEMORY,
+    MEMORY_ONE: _MEMORY,
+}
+BOUNDS: dict[tuple[str, str], str] = {
+    (profile, figure.name): sentence for profile in WANTED for figure, sentence in _SENTENCES.items()
+}

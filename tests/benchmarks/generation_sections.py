@@ -99,14 +99,18 @@ def _holdings_table(held: Mapping[ProfileName, list[Holding]]) -> str:
 
 
 def _quality_table(model: Model, profile: ProfileName) -> str:
-    """Return what a profile keeps of the source's quality: the figures of the pack's build."""
-    rows = [
-        f"| {figure.metric.replace('_', ' ')} | {figure.value:.5g} | {_number(figure.reference)} | "
-        f"{_number(figure.limit)} |\n"
-        for figure in model.manifest.quality
-        if (figure.profile or "exact") == profile
-    ]
-    head = "| against the dequantised weights | the profile | the weights | limit |\n|---|---:|---:|---:|\n"
+    """Return what the graphs that a profile may run by keep of the source's quality, as the build measured it."""
+    chosen = model.decoder.profile(profile)
+    graphs = set() if chosen is None else {chosen.graph, chosen.alternative}
+    rows = []
+    for figure in model.manifest.quality:
+        measured = model.decoder.profile(figure.profile or "exact")
+        if measured is not None and measured.graph in graphs:
+            rows.append(
+                f"| {measured.graph} | {figure.metric.replace('_', ' ')} | {figure.value:.5g} | "
+                f"{_number(figure.reference)} | {_number(figure.limit)} |\n"
+            )
+    head = "| graph | against the dequantised weights | the graph | the weights | limit |\n|---|---|---:|---:|---:|\n"
     return head + "".join(rows)
 
 
