@@ -10,11 +10,11 @@ from appliance.api.openai.fingerprint import system_fingerprint
 from appliance.packs.manifest import Manifest
 
 
-def answer_head(prefix: str, model: str, manifest: Manifest, profile: str) -> dict[str, Any]:
+def answer_head(prefix: str, model: str, manifest: Manifest, variant: str) -> dict[str, Any]:
     """Return id, creation time, model name as asked for, and fingerprint; the same in all chunks of a stream."""
     return {
         "id": f"{prefix}-{uuid.uuid4().hex}",
         "created": int(time.time()),
         "model": model,
-        "system_fingerprint": system_fingerprint(manifest, profile),
+        "system_fingerprint": system_fingerprint(manifest, variant),
     }

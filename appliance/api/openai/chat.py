@@ -95,7 +95,7 @@ async def chat_completions(request: Request[Any, Any, State]) -> Response[Any]:
     at_end(request, choices.cancel)
     role = "assistant" if body.add_generation_prompt is not False else messages[-1]["role"]
     shape = ChatShape(
-        head=answer_head("chatcmpl", body.model, model.manifest, engine.profile),
+        head=answer_head("chatcmpl", body.model, model.manifest, engine.variant),
         vocabulary=engine,
         prompt_tokens=len(prompt),
         choices=body.choices,

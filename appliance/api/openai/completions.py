@@ -70,7 +70,7 @@ async def completions(request: Request[Any, Any, State]) -> Response[Any]:
     choices = submit(engine, await constrained(requests, spec, body, engine), body)
     at_end(request, choices.cancel)
     shape = Shape(
-        head=answer_head("cmpl", body.model, model.manifest, engine.profile),
+        head=answer_head("cmpl", body.model, model.manifest, engine.variant),
         prompts=prompts,
         echoes=await _echoes(prompts, engine) if body.echo else None,
         choices_per_prompt=body.choices,

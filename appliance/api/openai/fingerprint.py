@@ -11,10 +11,10 @@ from appliance import __version__
 from appliance.packs.manifest import Manifest
 
 
-def system_fingerprint(manifest: Manifest, profile: str) -> str:
-    """Return ``fp_`` and ten hexadecimal digits over program version, pack files and the profile that runs."""
+def system_fingerprint(manifest: Manifest, variant: str) -> str:
+    """Return ``fp_`` and ten hexadecimal digits over program version, pack files, and what of them runs."""
     files = tuple(file.sha256 for file in manifest.file)
-    return _fingerprint(manifest.name, manifest.version, profile, files)
+    return _fingerprint(manifest.name, manifest.version, variant, files)
 
 
 @functools.lru_cache(maxsize=256)

@@ -92,6 +92,8 @@ class GenerationEngine:
         )
         tuning = tuned(pack_dir, manifest, cores, options.profile, options.tuning_file)
         self.profile: ProfileName = tuning.profile
+        # What its numbers depend on: two graphs of one profile do not give the same bits.
+        self.variant = f"{tuning.profile} {tuning.graph}"
         cache = KvCache(
             layers=decoder.layers,
             kv_heads=decoder.kv_heads,
