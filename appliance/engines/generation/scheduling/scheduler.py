@@ -182,6 +182,7 @@ class BatchScheduler:
         sequence = self._next_prefill()
         if sequence is not None:
             self._prefill(sequence)
+            self._outbox.flush()  # a first token does not wait for anything
         self._decode()
         if not self._rows.running:
             self._outbox.flush()
