@@ -5,6 +5,7 @@ Choices are prompt-major: the i-th of n choices of prompt p has the index p * n 
 
 from __future__ import annotations
 
+import abc
 import asyncio
 from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -136,7 +137,7 @@ class _SequenceChoices:
         spread += items
 
 
-class _WholeChoices:
+class _WholeChoices(abc.ABC):
     """Choices that are known only when all work is done."""
 
     streamed = False
@@ -144,8 +145,9 @@ class _WholeChoices:
     def __init__(self) -> None:
         self.prompt_logprobs: dict[int, PromptLogprobs] = {}
 
+    @abc.abstractmethod
     async def answers(self) -> list[Answer]:
-        raise NotImplementedError
+        """Return the answers of all choices, in their order."""
 
     async def batches(self) -> AsyncGenerator[list[tuple[int, Delta]], None]:
         for index, answer in enumerate(await self.answers()):
