@@ -1,4 +1,4 @@
-"""Whole answers: a stream put together, and the best of several."""
+"""Deltas put together, whole answers, and the best of several."""
 
 from __future__ import annotations
 
@@ -8,21 +8,36 @@ from appliance.engines.errors import EngineError
 from appliance.engines.generation.contract import Answer, Delta, Generation, TokenLogprob
 
 
-def joined(deltas: list[Delta]) -> Answer:
-    """Put the deltas of a finished stream together. Raises EngineError when the last one is missing."""
-    if not deltas or deltas[-1].finish_reason is None:
-        raise EngineError("The generation was cancelled.", status=503)
+def merged(deltas: list[Delta]) -> Delta:
+    """Put deltas that follow one another (at least one) together."""
+    if len(deltas) == 1:
+        return deltas[0]
     logprobs: list[TokenLogprob] = []
     for delta in deltas:
         logprobs += delta.logprobs
-    return Answer(
+    return Delta(
         text="".join(delta.text for delta in deltas),
         token_ids=[token_id for delta in deltas for token_id in delta.token_ids],
         logprobs=logprobs,
         prompt_logprobs=deltas[0].prompt_logprobs,
         finish_reason=deltas[-1].finish_reason,
         stop_reason=deltas[-1].stop_reason,
-        cumulative_logprob=sum((each.logprob for each in logprobs), 0.0),
+    )
+
+
+def joined(deltas: list[Delta]) -> Answer:
+    """Put the deltas of a finished stream together. Raises EngineError when the last one is missing."""
+    if not deltas or deltas[-1].finish_reason is None:
+        raise EngineError("The generation was cancelled.", status=503)
+    all_of_it = merged(deltas)
+    return Answer(
+        text=all_of_it.text,
+        token_ids=all_of_it.token_ids,
+        logprobs=all_of_it.logprobs,
+        prompt_logprobs=all_of_it.prompt_logprobs,
+        finish_reason=deltas[-1].finish_reason,
+        stop_reason=all_of_it.stop_reason,
+        cumulative_logprob=sum((each.logprob for each in all_of_it.logprobs), 0.0),
     )
 
 

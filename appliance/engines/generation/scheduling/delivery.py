@@ -8,7 +8,8 @@ from collections.abc import Callable
 from typing import Protocol
 
 from appliance.engines.errors import EngineError
-from appliance.engines.generation.contract import Answer, Delta, TokenLogprob
+from appliance.engines.generation.answers import merged
+from appliance.engines.generation.contract import Answer, Delta
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ class TokenStream:
                 await self._waiter
             finally:
                 self._waiter = None
-        delta = _merge(self._arrived)
+        delta = merged(self._arrived)
         self._arrived = []
         self.completion_tokens += len(delta.token_ids)
         return delta
@@ -172,19 +173,3 @@ class Outbox:
 def _deliver(items: list[tuple[Receiver, Item]]) -> None:
     for receiver, item in items:
         receiver.receive(item)
-
-
-def _merge(deltas: list[Delta]) -> Delta:
-    if len(deltas) == 1:
-        return deltas[0]
-    logprobs: list[TokenLogprob] = []
-    for delta in deltas:
-        logprobs += delta.logprobs
-    return Delta(
-        text="".join(delta.text for delta in deltas),
-        token_ids=[token_id for delta in deltas for token_id in delta.token_ids],
-        logprobs=logprobs,
-        prompt_logprobs=deltas[0].prompt_logprobs,
-        finish_reason=deltas[-1].finish_reason,
-        stop_reason=deltas[-1].stop_reason,
-    )
