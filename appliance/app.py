@@ -13,7 +13,7 @@ from litestar.datastructures import State
 from litestar.exceptions import HTTPException
 from litestar.types import ASGIApp
 
-from appliance.api.authentication import require_key
+from appliance.api.authentication import authorize
 from appliance.api.documentation import openapi_config
 from appliance.api.errors import error_response, http_error_response, internal_error_response
 from appliance.api.monitoring.metrics import Metrics
@@ -25,6 +25,7 @@ from appliance.control.stores import Stores
 from appliance.engines.cores import Cores
 from appliance.errors import ApplianceError
 from appliance.gateway.catalog import Catalog
+from appliance.gateway.gateway import Gateway
 from appliance.jobs.handlers import job_handlers
 from appliance.jobs.runner import JobRunner
 from appliance.storage.spool import Spool
@@ -44,18 +45,22 @@ def build_app(stores: Stores) -> ASGIApp:
         catalog = Catalog(stores.packs, Cores(settings.threads), settings)
         loop = asyncio.get_running_loop()
 
+        gateway = Gateway(stores.database, stores.audit, catalog, settings)
+
         def job_ended() -> None:
-            loop.call_soon_threadsafe(catalog.refresh_soon)
+            loop.call_soon_threadsafe(gateway.refresh_soon)
 
         jobs = JobRunner(stores.database, job_handlers(stores.packs, settings), job_ended)
-        control = ControlServer(settings.control_path, Commands(stores, jobs, catalog.refresh))
+        control = ControlServer(settings.control_path, Commands(stores, jobs, gateway.refresh))
         metrics.watch(catalog)
         app.state.catalog = catalog
+        app.state.gateway = gateway
         app.state.spool = Spool(settings.spool_dir)
         # Each is closed again when a later one cannot start.
         async with AsyncExitStack() as started:
             started.push_async_callback(catalog.close)
-            await catalog.refresh()
+            started.push_async_callback(gateway.close)
+            await gateway.start()
             started.push_async_callback(asyncio.to_thread, jobs.close)
             jobs.start()
             started.push_async_callback(control.close)
@@ -65,7 +70,7 @@ def build_app(stores: Stores) -> ASGIApp:
     app = Litestar.from_config(
         AppConfig(
             route_handlers=routes(settings),
-            guards=[require_key],
+            guards=[authorize],
             exception_handlers={
                 ApplianceError: error_response,
                 HTTPException: http_error_response,
@@ -77,6 +82,7 @@ def build_app(stores: Stores) -> ASGIApp:
                     "settings": settings,
                     "database": stores.database,
                     "keyring": stores.keyring,
+                    "audit": stores.audit,
                     "metrics": metrics,
                 }
             ),

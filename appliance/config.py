@@ -23,6 +23,9 @@ ENVIRONMENT_PREFIX = "APPLIANCE_"
 # Read by other parts of the program, not settings of the service.
 OTHER_VARIABLES = frozenset({"CONFIG", "SOURCES_DIR", "EXPORT_PYTHON"})
 
+# Settings that are lists.
+LISTS = ("provider_networks", "egress_networks")
+
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
 CountOrAuto = Annotated[int, msgspec.Meta(ge=0)]
@@ -72,17 +75,33 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     max_connections: Count = 1024
     request_read_timeout: Seconds = 600.0
 
-    # Networks (CIDR) that outbound calls may reach; none by default: nothing leaves the box.
+    # How often, and after how many seconds, a request is tried again whose providers are all too busy.
+    routing_max_retries: CountOrAuto = 3
+    routing_retry_countdown: Seconds = 3.0
+    # Priorities of users beyond this count as this.
+    routing_max_priority: Annotated[int, msgspec.Meta(ge=0, le=10)] = 4
+    # The life of the key that a login gives; the longest life of any other (0 = no bound).
+    session_seconds: Count = 3600
+    key_max_days: CountOrAuto = 0
+    # After so many days usage records are kept as sums of quarters of an hour only.
+    usage_retention_days: Count = 90
+    # Where the box stands, for the carbon of its own models (ISO 3166-1 alpha-3, or WOR for the world).
+    hosting_zone: Annotated[str, msgspec.Meta(pattern="^[A-Z]{3}$")] = "WOR"
+
+    # Networks (CIDR) where providers of routers may be: the private ones; loopback only when listed.
+    provider_networks: tuple[str, ...] = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")
+    # Networks (CIDR) that other outbound calls may reach; none by default: nothing leaves the box.
     egress_networks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check what the types cannot. Raises ValueError, which names the setting."""
-        for network in self.egress_networks:
-            try:
-                ipaddress.ip_network(network)
-            except ValueError as error:
-                raise ValueError(f"egress_networks: {error}") from None
-        for name in ("speech_deadline", "request_read_timeout"):
+        for name in LISTS:
+            for network in getattr(self, name):
+                try:
+                    ipaddress.ip_network(network)
+                except ValueError as error:
+                    raise ValueError(f"{name}: {error}") from None
+        for name in ("speech_deadline", "request_read_timeout", "routing_retry_countdown"):
             if not math.isfinite(getattr(self, name)):
                 raise ValueError(f"{name} must be finite")
 
@@ -177,5 +196,5 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
         if name not in Settings.__struct_fields__ or word != word.upper():
             raise ConfigError(f"unknown setting {variable} in the environment")
         # Lists are written with commas in the environment.
-        values[name] = [item.strip() for item in text.split(",")] if name == "egress_networks" else text
+        values[name] = [item.strip() for item in text.split(",")] if name in LISTS else text
     return values

@@ -20,6 +20,13 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 
 @pytest.fixture(scope="session")
+def bare_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """Start a service without any model, for what needs none."""
+    with running_service(tmp_path_factory.mktemp("bare") / "data") as service:
+        yield service
+
+
+@pytest.fixture(scope="session")
 def client(service: Service) -> OpenAI:
     """Return the official OpenAI client on that service."""
     return service.openai

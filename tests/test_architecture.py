@@ -20,10 +20,10 @@ LAYERS = (
     {"gateway"},
     {"jobs", "doctor"},
     {"accounts", "engines"},
-    {"packs"},
+    {"packs", "audit"},
     {"workers", "storage", "network"},
     {"config"},
-    {"errors", "__init__"},
+    {"errors", "clock", "__init__"},
 )
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import sqlite_utils
 
 from appliance.accounts.errors import AccountError
 from appliance.accounts.keys import Keyring, new_key
+from appliance.clock import now_ms
 from appliance.storage.database import Database
+from appliance.storage.migrations import administrator_role
 
 ADMINISTRATOR = "administrator"
+FIRST_EMAIL = "administrator@localhost"
+ADMINISTRATORS = (
+    "SELECT count(*) FROM users u JOIN role_permissions p ON p.role_id = u.role_id "
+    "WHERE p.permission = 'admin'"
+)
 SHORTEST_KEY, LONGEST_KEY = 16, 512
 
 
@@ -24,7 +30,7 @@ def bootstrap(database: Database, keyring: Keyring, key_file: Path | None) -> st
     """
 
     def administrators(db: sqlite_utils.Database) -> int:
-        return int(db.execute("SELECT count(*) FROM users WHERE is_admin = 1").fetchone()[0])
+        return int(db.execute(ADMINISTRATORS).fetchone()[0])
 
     if database.read_sync(administrators):
         return None
@@ -33,11 +39,13 @@ def bootstrap(database: Database, keyring: Keyring, key_file: Path | None) -> st
     def create(db: sqlite_utils.Database) -> None:
         if administrators(db):
             raise AccountError("an administrator exists already")
+        now = now_ms()
+        role = db.execute("SELECT id FROM roles WHERE name = ?", [ADMINISTRATOR]).fetchone()
         cursor = db.execute(
-            "INSERT INTO users (name, is_admin, created_at) VALUES (?, 1, ?)",
-            [ADMINISTRATOR, time.time_ns() // 1_000_000],
+            "INSERT INTO users (email, name, role_id, created_at, updated_at) VALUES (?, ?, ?, ?, ?)",
+            [FIRST_EMAIL, ADMINISTRATOR, role[0] if role else administrator_role(db, now), now, now],
         )
-        keyring.insert(db, cursor.lastrowid or 0, "bootstrap", key)
+        keyring.insert(db, cursor.lastrowid or 0, "bootstrap", key, kind="bootstrap")
 
     database.write_sync(create)
     return key if key_file is None else None

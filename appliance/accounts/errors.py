@@ -18,3 +18,10 @@ class AuthenticationError(AccountError):
     status = 401
     type = "authentication_error"
     code = "invalid_api_key"
+
+
+class PermissionDeniedError(AccountError):
+    """The user's role lacks the permission that this needs."""
+
+    status = 403
+    type = "permission_error"

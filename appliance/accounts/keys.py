@@ -6,32 +6,62 @@ import hashlib
 import hmac
 import secrets
 import string
-import time
+from typing import Literal
 
 import msgspec
 import sqlite_utils
 
 from appliance.accounts.errors import AccountError, AuthenticationError
+from appliance.clock import now_ms
 from appliance.storage.database import Database
 
 ALPHABET = string.ascii_letters + string.digits
 RANDOM_CHARACTERS = 43  # 62^43 > 2^256
 MAX_PRESENTED_KEY = 1024
 NAME_LENGTH = 128
+# Of shorter keys, both ends of eight characters would be too much to show.
+SHORTEST_SHOWN = 40
+
+_ACCOUNT = """
+SELECT u.id, k.id, k.kind, k.name, u.email, u.name, u.role_id, u.organization_id,
+       (SELECT group_concat(p.permission, ' ') FROM role_permissions p WHERE p.role_id = u.role_id),
+       u.budget, u.priority, u.expires_at
+FROM keys k JOIN users u ON u.id = k.user_id
+WHERE k.digest = ? AND (k.expires_at IS NULL OR k.expires_at > ?)
+"""
+
+
+KeyKind = Literal["key", "session", "bootstrap"]
 
 
 class Account(msgspec.Struct, frozen=True):
-    """Who a request comes from."""
+    """Who a request comes from: a key, its user and what the user's role allows.
+
+    ``budget`` is millionths of the currency, None without a limit; times are UTC milliseconds.
+    """
 
     user_id: int
     key_id: int
-    name: str
-    is_admin: bool
+    kind: KeyKind
+    key_name: str
+    email: str
+    name: str | None
+    role_id: int
+    organization_id: int | None
+    permissions: frozenset[str]
+    budget: int | None
+    priority: int
+    expires_at: int | None
 
     @property
     def cache_scope(self) -> str:
         """Whose prompts may share cached prefixes with this account's."""
         return f"user:{self.user_id}"
+
+    @property
+    def expired(self) -> bool:
+        """Whether the user may no longer do anything but read about itself."""
+        return self.expires_at is not None and self.expires_at <= now_ms()
 
 
 class KeyRecord(msgspec.Struct, frozen=True):
@@ -83,18 +113,24 @@ class Keyring:
         )
 
     def insert(
-        self, db: sqlite_utils.Database, user_id: int, name: str, key: str, expires_at: int | None = None
+        self,
+        db: sqlite_utils.Database,
+        user_id: int,
+        name: str,
+        key: str,
+        expires_at: int | None = None,
+        kind: KeyKind = "key",
     ) -> int:
         """Store ``key`` inside a write task and return its id. Raises AccountError."""
         if not name.strip() or len(name) > NAME_LENGTH:
             raise AccountError(f"a key needs a name of 1 to {NAME_LENGTH} characters")
-        if expires_at is not None and expires_at <= _now():
+        if expires_at is not None and expires_at <= now_ms():
             raise AccountError("the expiry must be in the future")
         if not list(db.query("SELECT 1 FROM users WHERE id = ?", [user_id])):
             raise AccountError(f"no user {user_id}", status=404)
         cursor = db.execute(
-            "INSERT INTO keys (user_id, name, digest, hint, created_at, expires_at) VALUES (?, ?, ?, ?, ?, ?)",
-            [user_id, name.strip(), self.digest(key), _hint(key), _now(), expires_at],
+            "INSERT INTO keys (user_id, kind, name, digest, hint, created_at, expires_at) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            [user_id, kind, name.strip(), self.digest(key), _hint(key), now_ms(), expires_at],
         )
         return cursor.lastrowid or 0
 
@@ -116,14 +152,11 @@ class Keyring:
 
     def _find(self, digest: bytes) -> Account | None:
         # One indexed look-up (tens of microseconds): cheaper on the loop than a thread, and always current.
-        row = self._database.read_sync(
-            lambda db: db.execute(
-                "SELECT u.id, k.id, u.name, u.is_admin FROM keys k JOIN users u ON u.id = k.user_id "
-                "WHERE k.digest = ? AND (k.expires_at IS NULL OR k.expires_at > ?)",
-                [digest, _now()],
-            ).fetchone()
-        )
-        return None if row is None else Account(row[0], row[1], row[2], bool(row[3]))
+        row = self._database.read_sync(lambda db: db.execute(_ACCOUNT, [digest, now_ms()]).fetchone())
+        if row is None:
+            return None
+        values = dict(zip(Account.__struct_fields__, row, strict=True))
+        return Account(**{**values, "permissions": frozenset((row[8] or "").split())})
 
 
 def new_key() -> str:
@@ -132,8 +165,6 @@ def new_key() -> str:
 
 
 def _hint(key: str) -> str:
-    return f"{key[:5]}...{key[-4:]}"
-
-
-def _now() -> int:
-    return time.time_ns() // 1_000_000
+    """Mask a key as the APIs show it; a short one (a bootstrap file's) keeps more to itself."""
+    shown = 8 if len(key) >= SHORTEST_SHOWN else 2
+    return f"{key[:shown]}...{key[-shown:]}"

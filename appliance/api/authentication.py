@@ -1,4 +1,4 @@
-"""The guard before every route: a live key, in any of the header forms that the APIs use."""
+"""The guard before every route: deny by default, else a live key in any of the header forms that the APIs use."""
 
 from __future__ import annotations
 
@@ -8,16 +8,37 @@ from typing import Any
 from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
 
-from appliance.accounts.errors import AuthenticationError
+from appliance.accounts.errors import AuthenticationError, PermissionDeniedError
 from appliance.accounts.keys import Account, Keyring
+from appliance.audit.log import Actor
 
 KEY_HEADERS = ("x-api-key", "unstructured-api-key")
 
 
-def require_key(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
-    """Let public routes pass; on all others find the account of the key. Raises AuthenticationError (401)."""
-    if handler.opt.get("public"):
+# What a route's ``access`` may be: everything else, and none at all, lets nobody in.
+PUBLIC = "public"
+KEY = "key"
+
+
+def authorize(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
+    """Let a request in as its route's ``access`` says: to everyone, with a live key, or with a permission.
+
+    Raises AuthenticationError (401) without a live key of a live user, PermissionDeniedError (403) when the
+    user's role lacks the permission that the route asks for.
+    """
+    access = handler.opt.get("access")
+    if access == PUBLIC:
         return
+    account = authenticate(connection)
+    if account.expired and not handler.opt.get("expired_users"):
+        raise AuthenticationError("Invalid API key.")
+    if access != KEY and access not in account.permissions:
+        raise PermissionDeniedError(str(handler.opt.get("denied", "Insufficient rights.")))
+    connection.scope["user"] = account
+
+
+def authenticate(connection: ASGIConnection[Any, Any, Any, Any]) -> Account:
+    """Return the account of the request's key. Raises AuthenticationError."""
     keyring: Keyring = connection.app.state.keyring
     presented = presented_keys(connection)
     if not presented:
@@ -25,9 +46,8 @@ def require_key(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRou
     for key in presented[:-1]:
         # A proxy's own Authorization must not hide the key in another header.
         with suppress(AuthenticationError):
-            connection.scope["user"] = keyring.authenticate(key)
-            return
-    connection.scope["user"] = keyring.authenticate(presented[-1])
+            return keyring.authenticate(key)
+    return keyring.authenticate(presented[-1])
 
 
 def presented_keys(connection: ASGIConnection[Any, Any, Any, Any]) -> list[str]:
@@ -40,6 +60,17 @@ def presented_keys(connection: ASGIConnection[Any, Any, Any, Any]) -> list[str]:
 
 
 def account_of(connection: ASGIConnection[Any, Any, Any, Any]) -> Account:
-    """Return the account that ``require_key`` found."""
+    """Return the account that ``authorize`` found."""
     account: Account = connection.scope["user"]
     return account
+
+
+def actor_of(connection: ASGIConnection[Any, Any, Any, Any]) -> Actor:
+    """Return who the audit log names for what this request changes."""
+    account = account_of(connection)
+    return Actor(account.user_id, account.email, source_of(connection))
+
+
+def source_of(connection: ASGIConnection[Any, Any, Any, Any]) -> str:
+    """Return the address that the request came from."""
+    return connection.client.host if connection.client else "local"

@@ -11,6 +11,7 @@ from litestar import Request
 from litestar.exceptions import InternalServerException
 
 from appliance.api.disconnect import ClientGoneError
+from appliance.api.field_errors import InvalidFieldError
 from appliance.errors import InvalidRequestError
 
 T = TypeVar("T")
@@ -27,15 +28,24 @@ _PATH = re.compile(r" - at `(?:key in )?\$\.?(?P<path>[^`]*)`$")
 
 
 async def read_json(request: Request[Any, Any, Any], type_: type[T]) -> T:
-    """Read and decode the body into ``type_``, numbers and booleans also from their text form.
+    """Read and decode the body. Raises what ``read_body`` and ``decoded`` raise."""
+    return await decoded(await read_body(request), type_)
 
-    Raises InvalidRequestError (400) when it is not JSON, not of the type, or nested too deeply, and
-    ClientGoneError when the client leaves before its end.
-    """
+
+async def read_body(request: Request[Any, Any, Any]) -> bytes:
+    """Return the whole body. Raises ClientGoneError when the client leaves before its end."""
     try:
-        body = await request.body()
+        return await request.body()
     except InternalServerException:  # the framework's word for a client that leaves in the middle of it
         raise ClientGoneError("The client closed the connection.") from None
+
+
+async def decoded(body: bytes, type_: type[T]) -> T:
+    """Decode a JSON body into ``type_``, numbers and booleans also from their text form.
+
+    Raises InvalidFieldError when it is not of the type, InvalidRequestError (400) when it is not JSON, nested
+    too deeply or has too many values.
+    """
     try:
         if len(body) <= INLINE_BYTES:
             return decode(body, type_)
@@ -44,12 +54,19 @@ async def read_json(request: Request[Any, Any, Any], type_: type[T]) -> T:
         async with _large_bodies:
             return await asyncio.to_thread(decode, body, type_)
     except msgspec.ValidationError as error:
-        message, param = describe(error)
-        raise InvalidRequestError(message, param=param) from None
+        raise InvalidFieldError(*describe(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:  # the latter for bytes that are no UTF-8
         raise InvalidRequestError(f"The request body is not valid JSON: {error}") from None
     except RecursionError:
         raise InvalidRequestError("The request body is nested too deeply.") from None
+
+
+async def peeked(body: bytes, type_: type[T]) -> T | None:
+    """Decode a body into a type of few fields, the others unread; None when it does not decode."""
+    try:
+        return await decoded(body, type_)
+    except InvalidRequestError:
+        return None
 
 
 def decode(body: bytes, type_: type[T]) -> T:

@@ -9,8 +9,9 @@ from typing import Any, Literal
 
 import msgspec
 
+from appliance.accounts.keys import Account
 from appliance.errors import ApplianceError
-from appliance.gateway.errors import ModelNotFoundError
+from appliance.gateway.errors import ForbiddenModelError, InsufficientBudgetError, ModelNotFoundError
 
 # The flat error words of vLLM-era clients, by status.
 FLAT_TYPES = {
@@ -53,10 +54,22 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     # What a request that names an unknown model is answered; the text's fields are {name} and {available}.
     unknown_model_status: int = 404
     unknown_model_text: str = "The model `{name}` does not exist."
+    # Whether a model that the role may not use is answered like one that does not exist.
+    hide_forbidden_models: bool = True
+    # What a request that the caller's budget does not pay for is answered.
+    budget_status: int = 429
     # Whether transcriptions are always CompactifAI's JSON, whatever else the form asks for.
     plain_transcriptions: bool = False
+    # Whether ``owned_by`` in a card is the organization of the router's owner rather than the pack's maker.
+    owner_is_organization: bool = False
     # Keys of a model card; None = all that the union knows.
     card_keys: frozenset[str] | None = None
+    # Whether wrong fields are 422 with FastAPI's list on every route, not only where its clients call.
+    unprocessable_fields: bool = False
+    # Whether the bootstrap key is OpenGateLLM's master key: a user 0 without limits, budget and records.
+    master_key: bool = False
+    # Whether the usage in answers has what a request cost and burned, besides its tokens.
+    full_usage: bool = False
     # Statuses that carry a top-level ``detail`` beside the error object.
     detail_statuses: frozenset[int] = frozenset({401, 403, 404, 422})
 
@@ -64,6 +77,18 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     def platform(self) -> str:
         """The path before the version: what the API's clients take for the server's root."""
         return self.prefix.removesuffix("/v1")
+
+    def exempts(self, account: Account) -> bool:
+        """Tell whether an account's requests have no limits, no budget and no usage records."""
+        return self.master_key and account.kind == "bootstrap"
+
+    def translated(self, error: ApplianceError) -> ApplianceError:
+        """Return an error as the mount has it: which status it knows one by, and in which words."""
+        if isinstance(error, InsufficientBudgetError):
+            error.status = self.budget_status
+        elif isinstance(error, ForbiddenModelError) and self.hide_forbidden_models:
+            return self.unknown_model(ModelNotFoundError(error.name, []))
+        return error
 
     def unknown_model(self, error: ModelNotFoundError) -> ApplianceError:
         """Return what the mount answers to a request that names a model it does not have."""
@@ -101,7 +126,7 @@ CHAT_CARD = frozenset(
     }
 )
 
-UNION = Dialect(name="union", prefix="/v1")
+UNION = Dialect(name="union", prefix="/v1", full_usage=True)
 COMPRESSA = Dialect(
     name="compressa",
     prefix="/compressa/v1",
@@ -124,4 +149,19 @@ COMPACTIFAI = Dialect(
     unknown_model_text="Invalid request: Model '{name}' not found; available: [{available}]",
     plain_transcriptions=True,
     card_keys=CHAT_CARD,
+)
+OPENGATELLM = Dialect(
+    name="opengatellm",
+    prefix="/opengatellm/v1",
+    chat_temperature=0.7,
+    unknown_model_text="Model not found.",
+    hide_forbidden_models=False,
+    budget_status=400,
+    unprocessable_fields=True,
+    master_key=True,
+    full_usage=True,
+    owner_is_organization=True,
+    card_keys=frozenset(
+        {"id", "type", "aliases", "created", "owned_by", "max_context_length", "costs", "object"}
+    ),
 )

@@ -71,7 +71,7 @@ def openapi_config() -> OpenAPIConfig:
     )
 
 
-@get("/openapi.json", include_in_schema=False, public=True)
+@get("/openapi.json", include_in_schema=False, access="public")
 async def openapi_document(request: Request[Any, Any, State]) -> Response[bytes]:
     """Answer the OpenAPI document."""
     state = request.app.state
@@ -82,7 +82,7 @@ async def openapi_document(request: Request[Any, Any, State]) -> Response[bytes]
     return Response(state["openapi_document"], media_type="application/json")
 
 
-@get("/docs", include_in_schema=False, public=True)
+@get("/docs", include_in_schema=False, access="public")
 async def documentation() -> Response[str]:
     """Answer the documentation page."""
     return Response(
@@ -90,13 +90,13 @@ async def documentation() -> Response[str]:
     )
 
 
-@get("/docs/start.js", include_in_schema=False, public=True)
+@get("/docs/start.js", include_in_schema=False, access="public")
 async def documentation_start() -> Response[str]:
     """Answer the script that starts the page."""
     return Response(START, media_type="text/javascript")
 
 
-@get(ASSETS_PATH + "/{name:str}", include_in_schema=False, public=True)
+@get(ASSETS_PATH + "/{name:str}", include_in_schema=False, access="public")
 async def documentation_asset(name: str) -> Response[bytes]:
     """Answer one of the page's assets."""
     if name not in ASSETS:

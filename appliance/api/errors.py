@@ -10,6 +10,7 @@ from litestar import Request, Response
 from litestar.exceptions import HTTPException
 
 from appliance.api.dialect import UNION, Dialect
+from appliance.api.field_errors import InvalidFieldError, UnprocessableError
 from appliance.errors import ApplianceError
 from appliance.gateway.errors import ModelNotFoundError
 
@@ -20,26 +21,6 @@ HTTP_TEXTS = {
     405: ("invalid_request_error", "Method Not Allowed"),
     413: ("invalid_request_error", "The request body is too large."),
 }
-
-
-class FieldError(msgspec.Struct, frozen=True):
-    """One entry of a 422 ``detail`` list, as FastAPI writes it."""
-
-    loc: list[str | int]
-    msg: str
-    type: str
-
-
-class UnprocessableError(ApplianceError):
-    """A schema error on the routes whose clients read FastAPI's 422 list (rerank)."""
-
-    status = 422
-    type = "invalid_request_error"
-
-    def __init__(self, errors: list[FieldError]) -> None:
-        first = errors[0]
-        super().__init__(first.msg, param=".".join(str(part) for part in first.loc[1:]) or None)
-        self.errors = errors
 
 
 def dialect_of(request: Request[Any, Any, Any]) -> Dialect:
@@ -53,9 +34,18 @@ def error_response(request: Request[Any, Any, Any], error: ApplianceError) -> Re
     """Answer with an error of ours, in the mount's shape; an internal one goes to the log too."""
     if error.status >= 500 and error.status != 503:
         log.error("%s %s failed: %s", request.method, request.url.path, error, exc_info=error)
+    if isinstance(error, InvalidFieldError) and _reads_lists(request):
+        error = UnprocessableError(error.errors)
     if isinstance(error, ModelNotFoundError):
         error = _unknown_model(request, error)
+    error = dialect_of(request).translated(error)
     return _shaped(request, error)
+
+
+def _reads_lists(request: Request[Any, Any, Any]) -> bool:
+    """Tell whether wrong fields are answered with FastAPI's 422 list: on a mount, or on a route (``unprocessable``)."""
+    handler = request.scope.get("route_handler")
+    return dialect_of(request).unprocessable_fields or bool(handler and handler.opt.get("unprocessable"))
 
 
 def _unknown_model(request: Request[Any, Any, Any], error: ModelNotFoundError) -> ApplianceError:

@@ -11,6 +11,7 @@ from typing import Any
 from litestar.types import ASGIApp, Message, Receive, Send
 
 from appliance.api.disconnect import run_at_end
+from appliance.api.model_call import call_of
 from appliance.api.monitoring.metrics import Metrics
 from appliance.errors import ApplianceError
 
@@ -43,7 +44,13 @@ def observed(app: ASGIApp, metrics: Metrics, body_seconds: float) -> ASGIApp:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], (REQUEST_ID, request_id)]
+                call = call_of(scope)
+                limits = {} if call is None else call.headers()
+                message["headers"] = [
+                    *message["headers"],
+                    (REQUEST_ID, request_id),
+                    *((name.encode(), value.encode()) for name, value in limits.items()),
+                ]
             await send(message)
 
         arrived = False
@@ -66,6 +73,9 @@ def observed(app: ASGIApp, metrics: Metrics, body_seconds: float) -> ASGIApp:
             await app(scope, receive_in_time, send_with_id)
         finally:
             run_at_end(scope)
+            call = call_of(scope)
+            if call is not None:
+                call.close(status)
             metrics.in_flight.dec()
             route = _route(scope)
             metrics.requests.labels(scope["method"], route, status).inc()

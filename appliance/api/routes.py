@@ -5,7 +5,14 @@ from __future__ import annotations
 from litestar import Router
 from litestar.types import ControllerRouterHandler
 
-from appliance.api.dialect import COMPACTIFAI, COMPRESSA, UNION, Dialect
+from appliance.api.admin.organizations import (
+    create_organization,
+    delete_organization,
+    get_organization,
+    list_organizations,
+    update_organization,
+)
+from appliance.api.dialect import COMPACTIFAI, COMPRESSA, OPENGATELLM, UNION, Dialect
 from appliance.api.documentation import (
     documentation,
     documentation_asset,
@@ -25,7 +32,7 @@ from appliance.api.openai.rerank_families import cohere_rerank, rerank_texts
 from appliance.api.openai.tokenization import detokenize, tokenize, tokenizer_info
 from appliance.config import Settings
 
-# Open to all; everything else needs a key (authentication.require_key).
+# Open to all; everything else needs a key (authentication.authorize).
 PUBLIC: list[ControllerRouterHandler] = [
     health,
     healthcheck,
@@ -49,6 +56,18 @@ ENCODING: list[ControllerRouterHandler] = [
     embeddings,
     rerank,
 ]
+
+# What administrators do; §6 of OpenGateLLM's contract.
+ADMIN: list[ControllerRouterHandler] = [
+    create_organization,
+    list_organizations,
+    get_organization,
+    update_organization,
+    delete_organization,
+]
+
+# What users do with their own account; §7.
+ACCOUNT: list[ControllerRouterHandler] = []
 
 AUDIO: list[ControllerRouterHandler] = [
     transcriptions,
@@ -76,9 +95,12 @@ def routes(settings: Settings) -> list[ControllerRouterHandler]:
         metrics,
         *SERVER,
         *RERANK_FAMILIES,
-        mount(UNION, [*GENERATION, *ENCODING], AUDIO, settings),
+        mount(UNION, [*GENERATION, *ENCODING, management()], AUDIO, settings),
         mount(COMPRESSA, [*GENERATION, *ENCODING], [], settings),
         mount(COMPACTIFAI, GENERATION, AUDIO, settings),
+        mount(
+            OPENGATELLM, [list_models, get_model, chat_completions, *ENCODING, management()], AUDIO, settings
+        ),
         # Compressa's clients look for the server's own routes above the mount.
         Router(
             path=COMPRESSA.platform,
@@ -87,6 +109,11 @@ def routes(settings: Settings) -> list[ControllerRouterHandler]:
             include_in_schema=False,
         ),
     ]
+
+
+def management() -> Router:
+    """Return the routes of administrators and accounts, whose clients read FastAPI's lists of wrong fields."""
+    return Router(path="/", route_handlers=[*ADMIN, *ACCOUNT], opt={"unprocessable": True})
 
 
 def mount(

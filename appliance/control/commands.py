@@ -60,7 +60,10 @@ class Commands:
 
     async def _first_administrator(self) -> int:
         row = await self._stores.database.read(
-            lambda db: db.execute("SELECT min(id) FROM users WHERE is_admin = 1").fetchone()
+            lambda db: db.execute(
+                "SELECT min(u.id) FROM users u JOIN role_permissions p ON p.role_id = u.role_id "
+                "WHERE p.permission = 'admin'"
+            ).fetchone()
         )
         if row[0] is None:
             raise ControlError("there is no administrator yet: start the service once")

@@ -13,6 +13,7 @@ from appliance.accounts.bootstrap import bootstrap
 from appliance.accounts.errors import AccountError
 from appliance.accounts.keys import Keyring
 from appliance.accounts.secret import derive, load_secret
+from appliance.audit.log import AuditLog
 from appliance.config import Settings
 from appliance.control.errors import ControlError
 from appliance.packs.store import PackStore
@@ -22,11 +23,13 @@ from appliance.storage.migrations import MIGRATIONS
 
 @dataclass(frozen=True)
 class Stores:
-    """What is written: accounts and jobs in the database, packs in their folder."""
+    """What is written: all records in the database, packs in their folder. Keys derive from ``secret``."""
 
     settings: Settings
     database: Database
     keyring: Keyring
+    audit: AuditLog
+    secret: bytes
     packs: PackStore
     # The first administrator's key when this opening made it; shown once, kept nowhere.
     first_key: str | None
@@ -45,11 +48,13 @@ def open_stores(settings: Settings, *, first_boot: bool = False) -> Iterator[Sto
         database = Database.open(settings.database_path, MIGRATIONS)
         try:
             check_secret(database, settings.secret_path)
-            keyring = Keyring(database, derive(load_secret(settings.secret_path), "api keys"))
+            secret = load_secret(settings.secret_path)
+            keyring = Keyring(database, derive(secret, "api keys"))
+            audit = AuditLog(derive(secret, "audit log"))
             first_key = bootstrap(database, keyring, settings.bootstrap_key_file) if first_boot else None
             packs = PackStore(settings.packs_dir)
             packs.sweep()
-            yield Stores(settings, database, keyring, packs, first_key)
+            yield Stores(settings, database, keyring, audit, secret, packs, first_key)
         finally:
             database.close()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Collection
 from typing import Literal, TypeVar
 
 from appliance.config import Settings
@@ -56,7 +57,6 @@ class Catalog:
         self._settings = settings
         self._models: dict[str, ServedModel] = {}
         self._refreshing = asyncio.Lock()
-        self._refreshes: set[asyncio.Task[None]] = set()
 
     async def refresh(self) -> None:
         """Take in what is installed now: start loading new packs, close the engines of packs that left."""
@@ -81,16 +81,8 @@ class Catalog:
                 if manifest is not None:
                     model.loading = asyncio.create_task(self._load(model), name=f"load {name}")
 
-    def refresh_soon(self) -> None:
-        """Refresh in the background."""
-        task = asyncio.create_task(self.refresh(), name="refresh packs")
-        self._refreshes.add(task)
-        task.add_done_callback(self._refreshes.discard)
-
     async def close(self) -> None:
         """Stop every engine."""
-        if self._refreshes:
-            await asyncio.wait(self._refreshes)
         models, self._models = list(self._models.values()), {}
         for model in models:
             await self._unload(model)
@@ -102,12 +94,9 @@ class Catalog:
             raise ModelNotFoundError(name, sorted(self._models))
         return model
 
-    def default(self, task: Task) -> ServedModel:
-        """Return the box's default model for a task: the first by name. Raises WrongTaskError without one."""
-        for name in sorted(self._models):
-            if self._models[name].manifest.task == task:
-                return self._models[name]
-        raise WrongTaskError(f"No model for {ABILITIES[task]} is installed.", param="model")
+    def names(self) -> Collection[str]:
+        """Return the names of the served packs."""
+        return self._models.keys()
 
     def engine(self, model: ServedModel, kind: type[E], task: Task) -> E:
         """Return the model's engine, which must be of ``task``.

@@ -34,3 +34,44 @@ class ModelLoadingError(OverloadedError):
 
 class ModelBrokenError(OverloadedError):
     """The model's pack cannot be loaded; an operator has to look at it."""
+
+
+class ForbiddenModelError(ApplianceError):
+    """The role sees the model but may not use it: a limit is missing or 0."""
+
+    status = 403
+    type = "permission_error"
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__("Insufficient permissions to access the model.", param="model")
+
+
+class LimitExceededError(ApplianceError):
+    """A limit of the caller's own is used up; ``retry_after`` says when to come back."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limit_exceeded"
+
+
+class InsufficientBudgetError(ApplianceError):
+    """The caller's budget does not pay for this; the union answers 429, OpenGateLLM's mount 400."""
+
+    status = 400
+    type = "insufficient_quota"
+    code = "insufficient_quota"
+
+    def __init__(self) -> None:
+        super().__init__("Insufficient budget.")
+
+
+class ProviderBusyError(OverloadedError):
+    """No provider takes the request now: all are beyond their quality-of-service limit, or unreachable."""
+
+
+class UpstreamError(ApplianceError):
+    """An upstream server refused the request: its own status (4xx) and what it said."""
+
+    status = 400
+    type = "invalid_request_error"

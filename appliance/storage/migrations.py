@@ -87,4 +87,297 @@ def _jobs(database: sqlite_utils.Database) -> None:
     database.execute("CREATE INDEX jobs_by_state ON jobs (state, id)")
 
 
-MIGRATIONS: tuple[Migration, ...] = (_accounts, _jobs)
+def _routers(database: sqlite_utils.Database) -> None:
+    # user_id NULL: made by the box itself (for an installed pack) or by its bootstrap key.
+    database.execute(
+        """
+        CREATE TABLE routers (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            user_id INTEGER,
+            type TEXT NOT NULL,
+            load_balancing_strategy TEXT NOT NULL DEFAULT 'shuffle',
+            cost_prompt_tokens REAL NOT NULL DEFAULT 0,
+            cost_completion_tokens REAL NOT NULL DEFAULT 0,
+            created_at INTEGER NOT NULL,
+            updated_at INTEGER NOT NULL
+        ) STRICT
+        """
+    )
+    # Names and aliases share one space; place 0 is the name.
+    database.execute(
+        """
+        CREATE TABLE router_names (
+            name TEXT PRIMARY KEY,
+            router_id INTEGER NOT NULL REFERENCES routers (id) ON DELETE CASCADE,
+            place INTEGER NOT NULL,
+            UNIQUE (router_id, place)
+        ) STRICT, WITHOUT ROWID
+        """
+    )
+    # The upstream's key is sealed (accounts.secret) with the provider's id as context. Parameters are billions.
+    database.execute(
+        """
+        CREATE TABLE providers (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            router_id INTEGER NOT NULL REFERENCES routers (id) ON DELETE CASCADE,
+            user_id INTEGER,
+            type TEXT NOT NULL,
+            url TEXT,
+            sealed_key BLOB,
+            timeout INTEGER NOT NULL DEFAULT 300,
+            model_name TEXT NOT NULL,
+            hosting_zone TEXT NOT NULL DEFAULT 'WOR',
+            total_params REAL NOT NULL DEFAULT 0,
+            active_params REAL NOT NULL DEFAULT 0,
+            qos_metric TEXT,
+            qos_limit REAL,
+            max_context_length INTEGER,
+            vector_size INTEGER,
+            created_at INTEGER NOT NULL,
+            updated_at INTEGER
+        ) STRICT
+        """
+    )
+    database.execute(
+        "CREATE UNIQUE INDEX providers_once ON providers (router_id, ifnull(url, ''), model_name)"
+    )
+    # Packs that were given a router once: one that an administrator deleted must not come back by itself.
+    database.execute(
+        "CREATE TABLE routed_packs (pack TEXT PRIMARY KEY, created_at INTEGER NOT NULL) STRICT, WITHOUT ROWID"
+    )
+
+
+def _organizations_and_roles(database: sqlite_utils.Database) -> None:
+    for statement in (
+        """
+        CREATE TABLE organizations (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            name TEXT NOT NULL UNIQUE,
+            created_at INTEGER NOT NULL,
+            updated_at INTEGER NOT NULL
+        ) STRICT
+        """,
+        """
+        CREATE TABLE roles (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            name TEXT NOT NULL UNIQUE,
+            created_at INTEGER NOT NULL,
+            updated_at INTEGER NOT NULL
+        ) STRICT
+        """,
+        """
+        CREATE TABLE role_permissions (
+            role_id INTEGER NOT NULL REFERENCES roles (id) ON DELETE CASCADE,
+            permission TEXT NOT NULL,
+            PRIMARY KEY (role_id, permission)
+        ) STRICT, WITHOUT ROWID
+        """,
+        # A value of NULL is unlimited, 0 forbidden. role_default_limits are for routers that a role does not name.
+        """
+        CREATE TABLE role_limits (
+            role_id INTEGER NOT NULL REFERENCES roles (id) ON DELETE CASCADE,
+            router_id INTEGER NOT NULL REFERENCES routers (id) ON DELETE CASCADE,
+            type TEXT NOT NULL CHECK (type IN ('tpm', 'tpd', 'rpm', 'rpd')),
+            value INTEGER CHECK (value >= 0),
+            PRIMARY KEY (role_id, router_id, type)
+        ) STRICT, WITHOUT ROWID
+        """,
+        """
+        CREATE TABLE role_default_limits (
+            role_id INTEGER NOT NULL REFERENCES roles (id) ON DELETE CASCADE,
+            type TEXT NOT NULL CHECK (type IN ('tpm', 'tpd', 'rpm', 'rpd')),
+            value INTEGER CHECK (value >= 0),
+            PRIMARY KEY (role_id, type)
+        ) STRICT, WITHOUT ROWID
+        """,
+        "CREATE INDEX role_limits_by_router ON role_limits (router_id)",
+    ):
+        database.execute(statement)
+
+
+def _users_of_roles(database: sqlite_utils.Database) -> None:
+    """Rebuild users and keys around roles; administrators of before get the role of every permission."""
+    database.execute("ALTER TABLE keys RENAME TO old_keys")
+    database.execute("ALTER TABLE users RENAME TO old_users")
+    # The budget is in millionths of the currency: sums of it are exact.
+    database.execute(
+        """
+        CREATE TABLE users (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            email TEXT NOT NULL UNIQUE,
+            name TEXT,
+            password_hash TEXT,
+            role_id INTEGER NOT NULL REFERENCES roles (id),
+            organization_id INTEGER REFERENCES organizations (id),
+            budget INTEGER CHECK (budget >= 0),
+            expires_at INTEGER,
+            priority INTEGER NOT NULL DEFAULT 0,
+            created_at INTEGER NOT NULL,
+            updated_at INTEGER NOT NULL
+        ) STRICT
+        """
+    )
+    database.execute(
+        """
+        CREATE TABLE keys (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            user_id INTEGER NOT NULL REFERENCES users (id) ON DELETE CASCADE,
+            kind TEXT NOT NULL DEFAULT 'key' CHECK (kind IN ('key', 'session', 'bootstrap')),
+            name TEXT NOT NULL,
+            digest BLOB NOT NULL UNIQUE CHECK (length(digest) = 32),
+            hint TEXT NOT NULL,
+            created_at INTEGER NOT NULL,
+            expires_at INTEGER
+        ) STRICT
+        """
+    )
+    if database.execute("SELECT 1 FROM old_users").fetchone():
+        role = administrator_role(database, now=0)
+        database.execute(
+            "INSERT INTO users (id, email, name, role_id, created_at, updated_at) "
+            "SELECT id, CASE WHEN id = (SELECT min(id) FROM old_users) THEN 'administrator@localhost' "
+            "ELSE 'user-' || id || '@localhost' END, name, ?, created_at, created_at FROM old_users",
+            [role],
+        )
+        database.execute(
+            "INSERT INTO keys (id, user_id, kind, name, digest, hint, created_at, expires_at) "
+            "SELECT id, user_id, CASE name WHEN 'bootstrap' THEN 'bootstrap' ELSE 'key' END, name, digest, hint, "
+            "created_at, expires_at FROM old_keys"
+        )
+    database.execute("DROP TABLE old_keys")
+    database.execute("DROP TABLE old_users")
+    database.execute("CREATE INDEX keys_by_user ON keys (user_id)")
+    database.execute("CREATE INDEX keys_by_expiry ON keys (expires_at) WHERE expires_at IS NOT NULL")
+    database.execute("CREATE INDEX users_by_role ON users (role_id)")
+    database.execute("CREATE INDEX users_by_organization ON users (organization_id)")
+
+
+def administrator_role(database: sqlite_utils.Database, now: int) -> int:
+    """Make the role of every permission, without limits on any router, and return its id."""
+    cursor = database.execute(
+        "INSERT INTO roles (name, created_at, updated_at) VALUES ('administrator', ?, ?)", [now, now]
+    )
+    role = int(cursor.lastrowid or 0)
+    for permission in ("admin", "create_public_collection", "read_metric", "provide_models"):
+        database.execute(
+            "INSERT INTO role_permissions (role_id, permission) VALUES (?, ?)", [role, permission]
+        )
+    for limit in ("tpm", "tpd", "rpm", "rpd"):
+        database.execute(
+            "INSERT INTO role_default_limits (role_id, type, value) VALUES (?, ?, NULL)", [role, limit]
+        )
+    return role
+
+
+def _limits_and_logins(database: sqlite_utils.Database) -> None:
+    # What counts against limits, by minute, for the windows of a day to survive a restart.
+    database.execute(
+        """
+        CREATE TABLE limit_hits (
+            user_id INTEGER NOT NULL,
+            router_id INTEGER NOT NULL,
+            minute INTEGER NOT NULL,
+            requests INTEGER NOT NULL,
+            tokens INTEGER NOT NULL,
+            PRIMARY KEY (user_id, router_id, minute)
+        ) STRICT, WITHOUT ROWID
+        """
+    )
+    database.execute("CREATE INDEX limit_hits_by_minute ON limit_hits (minute)")
+    # Failed logins by subject: an address or an e-mail, as an HMAC.
+    database.execute(
+        """
+        CREATE TABLE login_failures (
+            subject BLOB PRIMARY KEY,
+            failures INTEGER NOT NULL,
+            last_at INTEGER NOT NULL
+        ) STRICT, WITHOUT ROWID
+        """
+    )
+
+
+def _usage(database: sqlite_utils.Database) -> None:
+    # Who and what are kept by name too: a record outlives its user, key, router and provider.
+    database.execute(
+        """
+        CREATE TABLE usage (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            created_at INTEGER NOT NULL,
+            user_id INTEGER,
+            email TEXT,
+            key_id INTEGER,
+            key_name TEXT,
+            router_id INTEGER,
+            model TEXT,
+            provider_id INTEGER,
+            provider_model TEXT,
+            endpoint TEXT NOT NULL,
+            method TEXT NOT NULL,
+            status INTEGER NOT NULL,
+            latency_ms INTEGER NOT NULL,
+            ttft_ms INTEGER,
+            prompt_tokens INTEGER NOT NULL,
+            completion_tokens INTEGER NOT NULL,
+            cost INTEGER NOT NULL,
+            kwh_min REAL NOT NULL,
+            kwh_max REAL NOT NULL,
+            kgco2eq_min REAL NOT NULL,
+            kgco2eq_max REAL NOT NULL,
+            measured INTEGER NOT NULL DEFAULT 0 CHECK (measured IN (0, 1))
+        ) STRICT
+        """
+    )
+    database.execute("CREATE INDEX usage_by_user ON usage (user_id, created_at)")
+    database.execute("CREATE INDEX usage_by_time ON usage (created_at)")
+    # Sums of older records by quarter of an hour: every time zone's days begin on one.
+    database.execute(
+        """
+        CREATE TABLE usage_quarters (
+            quarter INTEGER NOT NULL,
+            user_id INTEGER NOT NULL,
+            model TEXT NOT NULL,
+            endpoint TEXT NOT NULL,
+            requests INTEGER NOT NULL,
+            failures INTEGER NOT NULL,
+            prompt_tokens INTEGER NOT NULL,
+            completion_tokens INTEGER NOT NULL,
+            cost INTEGER NOT NULL,
+            kwh_min REAL NOT NULL,
+            kwh_max REAL NOT NULL,
+            kgco2eq_min REAL NOT NULL,
+            kgco2eq_max REAL NOT NULL,
+            PRIMARY KEY (user_id, quarter, model, endpoint)
+        ) STRICT, WITHOUT ROWID
+        """
+    )
+
+
+def _audit(database: sqlite_utils.Database) -> None:
+    # Each line's mac is an HMAC over the one before and the line itself: nothing can be changed or left out.
+    database.execute(
+        """
+        CREATE TABLE audit (
+            id INTEGER PRIMARY KEY,
+            created_at INTEGER NOT NULL,
+            actor_id INTEGER,
+            actor TEXT NOT NULL,
+            source TEXT NOT NULL,
+            action TEXT NOT NULL,
+            target TEXT NOT NULL,
+            details TEXT NOT NULL CHECK (json_valid(details)),
+            mac BLOB NOT NULL CHECK (length(mac) = 32)
+        ) STRICT
+        """
+    )
+
+
+MIGRATIONS: tuple[Migration, ...] = (
+    _accounts,
+    _jobs,
+    _routers,
+    _organizations_and_roles,
+    _users_of_roles,
+    _limits_and_logins,
+    _usage,
+    _audit,
+)

@@ -35,7 +35,7 @@ def test_the_first_boot_makes_one_administrator_and_says_its_key_once(
     key = bootstrap(database, keyring, None)
 
     assert key is not None
-    assert keyring.authenticate(key).is_admin
+    assert keyring.authenticate(key).permissions >= {"admin"}
     assert bootstrap(database, keyring, None) is None
 
 
@@ -46,7 +46,7 @@ def test_the_bootstrap_file_gives_the_key_and_is_read_only_once(
     file.write_text("  my-own-bootstrap-key \n")
 
     assert bootstrap(database, keyring, file) is None
-    assert keyring.authenticate("my-own-bootstrap-key").is_admin
+    assert keyring.authenticate("my-own-bootstrap-key").permissions >= {"admin"}
     file.write_text("another-bootstrap-key")
     assert bootstrap(database, keyring, file) is None
     with pytest.raises(AuthenticationError):

@@ -21,7 +21,13 @@ def _operation_id(_handler: Any, _method: Any, path: list[Any]) -> str:
 
 
 # Beside the version and within it: benchmark clients are given either as the platform's address.
-@get(["/gpu_info", "/v1/gpu_info"], operation_id=_operation_id, tags=["Monitoring"], sync_to_thread=True)
+@get(
+    ["/gpu_info", "/v1/gpu_info"],
+    operation_id=_operation_id,
+    tags=["Monitoring"],
+    sync_to_thread=True,
+    access="key",
+)
 def gpu_info() -> dict[str, str]:
     """Name the processor; no graphics driver and no CUDA are in use."""
     return {"DRIVER VERSION": NONE, "CUDA VERSION": NONE, "HARDWARE": processor_name()}

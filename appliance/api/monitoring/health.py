@@ -22,13 +22,13 @@ class Readiness(msgspec.Struct, kw_only=True):
     failed: int
 
 
-@get("/healthcheck", include_in_schema=False, public=True)
+@get("/healthcheck", include_in_schema=False, access="public")
 async def healthcheck() -> dict[str, Any]:
     """Answer as /health does, under its older name."""
     return alive()
 
 
-@get("/health", operation_id="health", tags=["Monitoring"], public=True)
+@get("/health", operation_id="health", tags=["Monitoring"], access="public")
 async def health() -> dict[str, Any]:
     """Answer that the process lives."""
     return alive()
@@ -40,7 +40,7 @@ def alive() -> dict[str, Any]:
     return {"status": "ok", "compression_server": False}
 
 
-@get("/health/ready", operation_id="ready", tags=["Monitoring"], public=True)
+@get("/health/ready", operation_id="ready", tags=["Monitoring"], access="public")
 async def ready(request: Request[Any, Any, State]) -> Response[bytes]:
     """Answer 200 when the store answers and nothing is being loaded, else 503; ``degraded`` when a model failed."""
     catalog: Catalog = request.app.state.catalog
@@ -62,7 +62,7 @@ async def ready(request: Request[Any, Any, State]) -> Response[bytes]:
     )
 
 
-@get("/version", operation_id="version", tags=["Monitoring"], public=True)
+@get("/version", operation_id="version", tags=["Monitoring"], access="public")
 async def version() -> dict[str, str]:
     """Name the program's version."""
     return {"version": __version__}

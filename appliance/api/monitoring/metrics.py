@@ -83,7 +83,7 @@ class _EngineCollector(Collector):
                 yield family
 
 
-@get("/metrics", operation_id="metrics", tags=["Monitoring"])
+@get("/metrics", operation_id="metrics", tags=["Monitoring"], access="read_metric")
 async def metrics(request: Request[Any, Any, State]) -> Response[bytes]:
     """Answer the metrics in Prometheus' text form."""
     counters: Metrics = request.app.state.metrics

@@ -13,16 +13,22 @@ from litestar.datastructures import State
 
 from appliance.api.dialect import Dialect
 from appliance.api.disconnect import at_end, until_disconnect
-from appliance.api.errors import FieldError, UnprocessableError, dialect_of
+from appliance.api.errors import dialect_of
 from appliance.api.event_stream import event_stream
+from appliance.api.field_errors import FieldError, UnprocessableError
 from appliance.api.form import Form, shown, uploaded_form
+from appliance.api.model_call import TRANSCRIPTION, enter
+from appliance.api.openai.forwarding import forward_transcription
+from appliance.api.openai.usage import Meter
 from appliance.config import Settings
 from appliance.engines.speech.contract import AudioInfo, Segment, TranscriptionOptions
 from appliance.engines.speech.engine import SpeechEngine, Transcription
 from appliance.engines.speech.languages import language_code
 from appliance.engines.speech.subtitles import srt, vtt
 from appliance.errors import InvalidRequestError
+from appliance.gateway.call import ModelCall
 from appliance.gateway.catalog import Catalog
+from appliance.gateway.routing.records import Provider
 from appliance.storage.spool import Spool, Upload
 
 FORMATS = ("json", "text", "verbose_json", "srt", "vtt")
@@ -61,7 +67,9 @@ class TranscriptionForm(msgspec.Struct, frozen=True, kw_only=True):
     options: TranscriptionOptions
 
 
-@post("/audio/transcriptions", status_code=200, operation_id="createTranscription", tags=["Audio"])
+@post(
+    "/audio/transcriptions", status_code=200, operation_id="createTranscription", tags=["Audio"], access="key"
+)
 async def transcriptions(request: Request[Any, Any, State]) -> Response[Any]:
     """Turn speech into text: JSON, plain text, subtitles, or a stream of events."""
     catalog: Catalog = request.app.state.catalog
@@ -72,16 +80,26 @@ async def transcriptions(request: Request[Any, Any, State]) -> Response[Any]:
         request, spool, file_field="file", max_bytes=settings.max_upload_bytes
     ) as uploaded:
         form = _checked_plain(uploaded) if dialect.plain_transcriptions else _checked(uploaded)
-        engine = catalog.engine(catalog.find(form.model), SpeechEngine, "transcription")
-        # The engine keeps a descriptor of its own while it works.
-        transcription = engine.transcribe(form.file.descriptor(), form.options)
-        at_end(request, transcription.cancel)
-    if form.stream:
-        return await _stream(request, transcription, dialect)
-    return await until_disconnect(request, _complete(transcription, form, dialect))
+        call = enter(request, form.model, TRANSCRIPTION)
+        meter = Meter(call, dialect)
+
+        async def answer(provider: Provider) -> Response[Any]:
+            if not provider.is_local:
+                return await forward_transcription(request, call, provider, form)
+            engine = catalog.engine(catalog.find(provider.model_name), SpeechEngine, "transcription")
+            # The engine keeps a descriptor of its own while it works.
+            transcription = engine.transcribe(form.file.descriptor(), form.options)
+            at_end(request, transcription.cancel)
+            if form.stream:
+                return await _stream(request, transcription, meter, call, dialect)
+            return await until_disconnect(request, _complete(transcription, form, meter, dialect))
+
+        return await call.dispatch(answer)
 
 
-async def _complete(transcription: Transcription, form: TranscriptionForm, dialect: Dialect) -> Response[Any]:
+async def _complete(
+    transcription: Transcription, form: TranscriptionForm, meter: Meter, dialect: Dialect
+) -> Response[Any]:
     info = await transcription.info()
     segments = [segment async for segment in transcription]
     if form.response_format == "text":
@@ -92,25 +110,32 @@ async def _complete(transcription: Transcription, form: TranscriptionForm, diale
         return Response(vtt(segments), media_type="text/vtt")
     body = _plain_body(info, segments, form)
     if not dialect.plain_transcriptions:
-        body |= _additions(info, segments, form)
+        body |= _additions(info, segments, form, meter)
     return Response(msgspec.json.encode(body), media_type="application/json")
 
 
 async def _stream(
-    request: Request[Any, Any, State], transcription: Transcription, dialect: Dialect
+    request: Request[Any, Any, State],
+    transcription: Transcription,
+    meter: Meter,
+    call: ModelCall,
+    dialect: Dialect,
 ) -> Response[Any]:
     # What is wrong with the audio must answer with a status, before the first byte.
     info = await until_disconnect(request, transcription.info())
-    return event_stream(_events(transcription, info), dialect, done=False)
+    return event_stream(_events(transcription, info, meter), dialect, done=False, on_failure=call.broken)
 
 
-async def _events(transcription: Transcription, info: AudioInfo) -> AsyncGenerator[dict[str, Any], None]:
+async def _events(
+    transcription: Transcription, info: AudioInfo, meter: Meter
+) -> AsyncGenerator[dict[str, Any], None]:
     segments: list[Segment] = []
     async for segment in transcription:
         text = segment.text if segments else segment.text.lstrip()
         segments.append(segment)
+        meter.first_token()
         yield {"type": "transcript.text.delta", "delta": text}
-    yield {"type": "transcript.text.done", "text": _text(segments), "usage": _usage(info)}
+    yield {"type": "transcript.text.done", "text": _text(segments), "usage": _usage(info, meter)}
 
 
 def _plain_body(info: AudioInfo, segments: list[Segment], form: TranscriptionForm) -> dict[str, Any]:
@@ -124,12 +149,14 @@ def _plain_body(info: AudioInfo, segments: list[Segment], form: TranscriptionFor
     }
 
 
-def _additions(info: AudioInfo, segments: list[Segment], form: TranscriptionForm) -> dict[str, Any]:
+def _additions(
+    info: AudioInfo, segments: list[Segment], form: TranscriptionForm, meter: Meter
+) -> dict[str, Any]:
     """Return what OpenAI's and OpenGateLLM's clients read beside it."""
     added: dict[str, Any] = {
         "id": f"transcription-{uuid.uuid4().hex}",
         "model": form.model,
-        "usage": _usage(info),
+        "usage": _usage(info, meter),
     }
     if form.response_format == "verbose_json":
         added["segments"] = [_segment(segment) | _details(segment) for segment in segments]
@@ -162,14 +189,11 @@ def _text(segments: list[Segment]) -> str:
     return "".join(segment.text for segment in segments).strip()
 
 
-def _usage(info: AudioInfo) -> dict[str, Any]:
+def _usage(info: AudioInfo, meter: Meter) -> dict[str, Any]:
     """Both key sets: OpenAI's duration, and token counts, of which transcription has none."""
-    return {
-        "type": "duration",
-        "seconds": math.ceil(info.duration),
-        "prompt_tokens": 0,
-        "completion_tokens": 0,
-        "total_tokens": 0,
+    counted: dict[str, Any] = msgspec.to_builtins(meter.usage())
+    return {"type": "duration", "seconds": math.ceil(info.duration)} | {
+        key: value for key, value in counted.items() if value is not None
     }
 
 

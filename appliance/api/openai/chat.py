@@ -7,17 +7,17 @@ from typing import Any
 from litestar import Request, Response, post
 from litestar.datastructures import State
 
-from appliance.api.authentication import account_of
-from appliance.api.body import read_json
 from appliance.api.dialect import Dialect
 from appliance.api.disconnect import at_end, until_disconnect
 from appliance.api.errors import dialect_of
 from appliance.api.event_stream import event_stream
+from appliance.api.model_call import CHAT, begin
 from appliance.api.openai.answer_head import answer_head
 from appliance.api.openai.chat_answer import ChatShape, chat_body, chat_events
 from appliance.api.openai.chat_turn import TextTurn, Turn
 from appliance.api.openai.choices import submit
 from appliance.api.openai.context_limit import check_truncation
+from appliance.api.openai.forwarding import forward
 from appliance.api.openai.generation_checks import (
     check_logprobs,
     check_ranges,
@@ -28,6 +28,7 @@ from appliance.api.openai.generation_checks import (
 from appliance.api.openai.generation_fields import GenerationFields
 from appliance.api.openai.generation_request import (
     Wishes,
+    affordable,
     check_logprobs_amount,
     constrained,
     enforced_tokens,
@@ -38,10 +39,13 @@ from appliance.api.openai.guided_fields import constraint_spec
 from appliance.api.openai.messages import Message, template_messages
 from appliance.api.openai.template_fields import check_template_fields, template_variables
 from appliance.api.openai.tool_fields import ToolUse, tool_use
+from appliance.api.openai.usage import Meter
 from appliance.config import Settings
 from appliance.engines.generation.constraints.compiler import ConstraintSpec, LarkGrammar
 from appliance.engines.generation.engine import GenerationEngine
+from appliance.gateway.call import ModelCall
 from appliance.gateway.catalog import Catalog
+from appliance.gateway.routing.records import Provider
 
 
 class ChatRequest(GenerationFields, kw_only=True):
@@ -66,13 +70,27 @@ class ChatRequest(GenerationFields, kw_only=True):
         return (self.top_logprobs or 0) if self.logprobs else None
 
 
-@post("/chat/completions", status_code=200, operation_id="createChatCompletion", tags=["Chat"])
+@post("/chat/completions", status_code=200, operation_id="createChatCompletion", tags=["Chat"], access="key")
 async def chat_completions(request: Request[Any, Any, State]) -> Response[Any]:
     """Answer a conversation, at once or as a stream of server-sent events."""
-    body = await read_json(request, ChatRequest)
+    call, body = await begin(request, ChatRequest, CHAT)
+    meter = Meter(call, dialect_of(request))
+
+    async def answer(provider: Provider) -> Response[Any]:
+        if provider.is_local:
+            return await _answer(request, body, call, provider, meter)
+        return await forward(request, call, provider, meter, "chat")
+
+    return await call.dispatch(answer)
+
+
+async def _answer(
+    request: Request[Any, Any, State], body: ChatRequest, call: ModelCall, provider: Provider, meter: Meter
+) -> Response[Any]:
+    """Answer by an engine of this box."""
     catalog: Catalog = request.app.state.catalog
     dialect = dialect_of(request)
-    model = catalog.find(body.model)
+    model = catalog.find(provider.model_name)
     engine = catalog.engine(model, GenerationEngine, "chat")
     temperature = _temperature(body, dialect, request.app.state.settings)
     _check(body, dialect, temperature)
@@ -87,9 +105,10 @@ async def chat_completions(request: Request[Any, Any, State]) -> Response[Any]:
         enforced=await enforced_tokens(body, engine),
         logprobs=body.shown_logprobs,
         prompt_logprobs=body.prompt_logprobs,
-        cache_scope=account_of(request).cache_scope,
+        cache_scope=call.account.cache_scope,
+        priority=call.priority,
     )
-    asked = generation_request(body, prompt, wishes, engine, "messages")
+    asked = affordable([generation_request(body, prompt, wishes, engine, "messages")], body, call)[0]
     check_logprobs_amount([asked], body.choices)
     choices = submit(engine, await constrained([asked], spec, body, engine), body)
     at_end(request, choices.cancel)
@@ -97,7 +116,7 @@ async def chat_completions(request: Request[Any, Any, State]) -> Response[Any]:
     shape = ChatShape(
         head=answer_head("chatcmpl", body.model, model.manifest, engine.variant),
         vocabulary=engine,
-        prompt_tokens=len(prompt),
+        meter=meter,
         choices=body.choices,
         role=role,
         echo=messages[-1]["content"] if body.echo and messages[-1]["role"] == role else "",
@@ -107,7 +126,7 @@ async def chat_completions(request: Request[Any, Any, State]) -> Response[Any]:
         silent=tools.silent_content(dialect),
     )
     if body.stream:
-        return event_stream(chat_events(choices, shape, body.stream_options), dialect)
+        return event_stream(chat_events(choices, shape, body.stream_options), dialect, on_failure=call.broken)
     answer = await until_disconnect(request, chat_body(choices, shape))
     return Response(answer, media_type="application/json")
 

@@ -13,7 +13,7 @@ from appliance.api.openai.choices import Choices
 from appliance.api.openai.generation_fields import StreamOptions
 from appliance.api.openai.logprobs import Vocabulary, chat_logprobs, prompt_logprobs, shaped
 from appliance.api.openai.stream_chunks import ChunkWriter, encode
-from appliance.api.openai.usage import Usage, usage
+from appliance.api.openai.usage import Meter, Usage
 from appliance.engines.generation.contract import Answer, Delta, TokenLogprob
 
 _NULL = b"null"
@@ -49,7 +49,7 @@ class ChatShape(msgspec.Struct, frozen=True, kw_only=True):
 
     head: dict[str, Any]
     vocabulary: Vocabulary
-    prompt_tokens: int
+    meter: Meter
     choices: int
     role: str
     # What every choice's content begins with.
@@ -71,6 +71,7 @@ class ChatShape(msgspec.Struct, frozen=True, kw_only=True):
 async def chat_body(choices: Choices, shape: ChatShape) -> bytes:
     """Wait for all choices and return the answer's JSON. Raises EngineError."""
     answers = await choices.answers()
+    shape.meter.count(sum(len(answer.token_ids) for answer in answers))
     tokens = sum(len(answer.logprobs) for answer in answers) + sum(map(len, choices.prompt_logprobs.values()))
     numbers = tokens * (1 + max(shape.logprobs or 0, shape.prompt_logprobs or 0))
     return await shaped(numbers, lambda: _body(answers, choices, shape))
@@ -101,7 +102,7 @@ def _body(answers: list[Answer], choices: Choices, shape: ChatShape) -> bytes:
         ChatCompletion(
             **shape.head,
             choices=shown,
-            usage=usage(shape.prompt_tokens, sum(len(answer.token_ids) for answer in answers)),
+            usage=shape.meter.usage(),
             prompt_logprobs=None
             if scores is None or shape.prompt_logprobs is None
             else msgspec.Raw(encode(prompt_logprobs(scores, shape.prompt_logprobs, shape.vocabulary))),
@@ -114,7 +115,7 @@ async def chat_events(
 ) -> AsyncGenerator[bytes, None]:
     """Yield the events of a stream: roles, echo, what is said, and the usage when asked for. Raises EngineError."""
     head = {**shape.head, "object": "chat.completion.chunk"}
-    writer = ChunkWriter(head, shape.prompt_tokens, options)
+    writer = ChunkWriter(head, shape.meter, options)
     streams = [_ChoiceStream(index, shape, writer) for index in range(shape.choices)]
     yield b"".join(stream.plain({"role": shape.role, "content": ""}) for stream in streams)
     if shape.echo:

@@ -14,7 +14,7 @@ from appliance.api.openai.generation_fields import StreamOptions
 from appliance.api.openai.logprobs import CompletionLogprobs, prompt_logprobs, shaped
 from appliance.api.openai.prompts import Prompt
 from appliance.api.openai.stream_chunks import ChunkWriter, encode
-from appliance.api.openai.usage import Usage, usage
+from appliance.api.openai.usage import Meter, Usage
 from appliance.engines.generation.contract import Answer
 
 
@@ -46,16 +46,12 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
 
     head: dict[str, Any]
     prompts: list[Prompt]
+    meter: Meter
     # The prompts' texts when the answer repeats them.
     echoes: list[str] | None
     choices_per_prompt: int
     showing: Showing
     prompt_logprobs: int | None
-
-    @property
-    def prompt_tokens(self) -> int:
-        """The tokens of all prompts."""
-        return sum(len(prompt.ids) for prompt in self.prompts)
 
     def growing(self, index: int, choices: Choices) -> GrowingChoice:
         """Return the choice of that index before anything was produced for it."""
@@ -70,6 +66,7 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
 async def completion_body(choices: Choices, shape: Shape) -> bytes:
     """Wait for all choices and return the answer's JSON. Raises EngineError."""
     answers = await choices.answers()
+    shape.meter.count(sum(len(answer.token_ids) for answer in answers))
     tokens = sum(len(answer.logprobs) for answer in answers) + sum(map(len, choices.prompt_logprobs.values()))
     numbers = tokens * (1 + max(shape.showing.logprobs or 0, shape.prompt_logprobs or 0))
     return await shaped(numbers, lambda: _body(answers, choices, shape))
@@ -100,10 +97,7 @@ def _body(answers: list[Answer], choices: Choices, shape: Shape) -> bytes:
                 prompt_logprobs=prompt_scores.get(place),
             )
         )
-    completion_tokens = sum(len(answer.token_ids) for answer in answers)
-    return encode(
-        Completion(**shape.head, choices=shown, usage=usage(shape.prompt_tokens, completion_tokens))
-    )
+    return encode(Completion(**shape.head, choices=shown, usage=shape.meter.usage()))
 
 
 async def completion_events(
@@ -113,7 +107,7 @@ async def completion_events(
     if not choices.streamed:
         yield b"".join((b"data: ", await completion_body(choices, shape), b"\n\n"))
         return
-    writer = ChunkWriter({**shape.head, "object": "text_completion"}, shape.prompt_tokens, options)
+    writer = ChunkWriter({**shape.head, "object": "text_completion"}, shape.meter, options)
     growing: dict[int, GrowingChoice] = {}
     async with aclosing(choices.batches()) as batches:
         async for batch in batches:

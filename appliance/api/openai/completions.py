@@ -8,21 +8,22 @@ from typing import Any
 from litestar import Request, Response, post
 from litestar.datastructures import State
 
-from appliance.api.authentication import account_of
-from appliance.api.body import read_json
 from appliance.api.dialect import Dialect
 from appliance.api.disconnect import at_end, until_disconnect
 from appliance.api.errors import dialect_of
 from appliance.api.event_stream import event_stream
+from appliance.api.model_call import CHAT, begin
 from appliance.api.openai.answer_head import answer_head
 from appliance.api.openai.choices import submit
 from appliance.api.openai.completion_answer import Shape, completion_body, completion_events
 from appliance.api.openai.completion_choice import Showing
 from appliance.api.openai.context_limit import check_truncation
+from appliance.api.openai.forwarding import forward
 from appliance.api.openai.generation_checks import check_logprobs, check_ranges, check_relations, refused
 from appliance.api.openai.generation_fields import GenerationFields, StreamOptions
 from appliance.api.openai.generation_request import (
     Wishes,
+    affordable,
     check_amount,
     check_logprobs_amount,
     constrained,
@@ -32,9 +33,12 @@ from appliance.api.openai.generation_request import (
 )
 from appliance.api.openai.guided_fields import constraint_spec
 from appliance.api.openai.prompts import Prompt, prompts_of
+from appliance.api.openai.usage import Meter
 from appliance.engines.generation.contract import GenerationRequest
 from appliance.engines.generation.engine import GenerationEngine
+from appliance.gateway.call import ModelCall
 from appliance.gateway.catalog import Catalog
+from appliance.gateway.routing.records import Provider
 
 DEFAULT_MAX_TOKENS = 16
 DEFAULT_TEMPERATURE = 1.0
@@ -48,13 +52,31 @@ class CompletionRequest(GenerationFields, kw_only=True):
     logprobs: int | None = None
 
 
-@post("/completions", status_code=200, operation_id="createCompletion", tags=["Completions"])
+@post("/completions", status_code=200, operation_id="createCompletion", tags=["Completions"], access="key")
 async def completions(request: Request[Any, Any, State]) -> Response[Any]:
     """Continue one or more prompts, given as text or as token ids."""
-    body = await read_json(request, CompletionRequest)
+    call, body = await begin(request, CompletionRequest, CHAT)
+    meter = Meter(call, dialect_of(request))
+
+    async def answer(provider: Provider) -> Response[Any]:
+        if provider.is_local:
+            return await _answer(request, body, call, provider, meter)
+        return await forward(request, call, provider, meter, "completions")
+
+    return await call.dispatch(answer)
+
+
+async def _answer(
+    request: Request[Any, Any, State],
+    body: CompletionRequest,
+    call: ModelCall,
+    provider: Provider,
+    meter: Meter,
+) -> Response[Any]:
+    """Answer by an engine of this box."""
     catalog: Catalog = request.app.state.catalog
     dialect = dialect_of(request)
-    model = catalog.find(body.model)
+    model = catalog.find(provider.model_name)
     engine = catalog.engine(model, GenerationEngine, "chat")
     _check(body, dialect)
     spec = constraint_spec(body, dialect)
@@ -66,12 +88,13 @@ async def completions(request: Request[Any, Any, State]) -> Response[Any]:
         last_tokens=body.truncate_prompt_tokens,
     )
     check_amount(body, len(prompts))
-    requests = await _requests(body, prompts, engine, account_of(request).cache_scope)
+    requests = affordable(await _requests(body, prompts, engine, call), body, call)
     choices = submit(engine, await constrained(requests, spec, body, engine), body)
     at_end(request, choices.cancel)
     shape = Shape(
         head=answer_head("cmpl", body.model, model.manifest, engine.variant),
         prompts=prompts,
+        meter=meter,
         echoes=await _echoes(prompts, engine) if body.echo else None,
         choices_per_prompt=body.choices,
         showing=Showing(
@@ -83,7 +106,9 @@ async def completions(request: Request[Any, Any, State]) -> Response[Any]:
         prompt_logprobs=body.prompt_logprobs,
     )
     if body.stream:
-        return event_stream(completion_events(choices, shape, body.stream_options), dialect)
+        return event_stream(
+            completion_events(choices, shape, body.stream_options), dialect, on_failure=call.broken
+        )
     answer = await until_disconnect(request, completion_body(choices, shape))
     return Response(answer, media_type="application/json")
 
@@ -108,7 +133,7 @@ def _asked(body: CompletionRequest) -> int:
 
 
 async def _requests(
-    body: CompletionRequest, prompts: list[Prompt], engine: GenerationEngine, cache_scope: str
+    body: CompletionRequest, prompts: list[Prompt], engine: GenerationEngine, call: ModelCall
 ) -> list[GenerationRequest]:
     """Return what the engine is asked for each prompt. Raises InvalidRequestError when one does not fit."""
     prompt_logprobs = body.prompt_logprobs
@@ -121,7 +146,8 @@ async def _requests(
         enforced=await enforced_tokens(body, engine),
         logprobs=body.logprobs,
         prompt_logprobs=prompt_logprobs,
-        cache_scope=cache_scope,
+        cache_scope=call.account.cache_scope,
+        priority=call.priority,
     )
     requests = [generation_request(body, prompt.ids, wishes, engine, "prompt") for prompt in prompts]
     check_logprobs_amount(requests, body.choices)

@@ -13,13 +13,17 @@ import numpy as np
 from litestar import Request, Response, post
 from litestar.datastructures import State
 
-from appliance.api.body import read_json
 from appliance.api.disconnect import until_disconnect
+from appliance.api.errors import dialect_of
+from appliance.api.model_call import EMBEDDING, begin
+from appliance.api.openai.forwarding import forward
 from appliance.api.openai.text_or_tokens import text_or_tokens
-from appliance.api.openai.usage import PromptUsage, prompt_usage
+from appliance.api.openai.usage import Meter, PromptUsage
 from appliance.engines.encoding.embedding import EmbeddingEngine
 from appliance.errors import InvalidRequestError
+from appliance.gateway.call import ModelCall
 from appliance.gateway.catalog import Catalog
+from appliance.gateway.routing.records import Provider
 
 MAX_INPUTS = 2048
 # Texts beyond these are refused before they are tokenised: no prose has so many characters to a token.
@@ -58,14 +62,33 @@ class EmbeddingList(msgspec.Struct, kw_only=True):
     usage: PromptUsage
 
 
-@post("/embeddings", status_code=200, operation_id="createEmbedding", tags=["Embeddings"])
-async def embeddings(request: Request[Any, Any, State]) -> Response[bytes]:
+@post("/embeddings", status_code=200, operation_id="createEmbedding", tags=["Embeddings"], access="key")
+async def embeddings(request: Request[Any, Any, State]) -> Response[Any]:
     """Turn texts or token arrays into vectors of length 1."""
-    body = await read_json(request, EmbeddingRequest)
+    call, body = await begin(request, EmbeddingRequest, EMBEDDING)
+    meter = Meter(call, dialect_of(request))
+
+    async def answer(provider: Provider) -> Response[Any]:
+        if provider.is_local:
+            return await _answer(request, body, call, provider, meter)
+        return await forward(request, call, provider, meter, "embeddings")
+
+    return await call.dispatch(answer)
+
+
+async def _answer(
+    request: Request[Any, Any, State],
+    body: EmbeddingRequest,
+    call: ModelCall,
+    provider: Provider,
+    meter: Meter,
+) -> Response[bytes]:
+    """Answer by an engine of this box."""
     catalog: Catalog = request.app.state.catalog
-    engine = catalog.engine(catalog.find(body.model), EmbeddingEngine, "embedding")
+    engine = catalog.engine(catalog.find(provider.model_name), EmbeddingEngine, "embedding")
     _check(body, engine)
     sequences = await _sequences(body, engine)
+    call.reserve(sum(len(ids) for ids in sequences))
     vectors = await until_disconnect(request, engine.embed(sequences))
     rows = _cut(vectors, body.dimensions)
     encode = _encode_base64 if body.encoding_format == "base64" else _encode_floats
@@ -77,7 +100,7 @@ async def embeddings(request: Request[Any, Any, State]) -> Response[bytes]:
         created=int(time.time()),
         model=body.model,
         data=data,
-        usage=prompt_usage(sum(len(ids) for ids in sequences)),
+        usage=meter.prompt_usage(),
     )
     return Response(msgspec.json.encode(answer), media_type="application/json")
 

@@ -14,6 +14,7 @@ from appliance.api.openai.generation_fields import GenerationFields
 from appliance.engines.generation.constraints.compiler import ConstraintSpec
 from appliance.engines.generation.contract import GenerationRequest, Sampling
 from appliance.engines.generation.engine import GenerationEngine
+from appliance.gateway.call import ModelCall
 
 T = TypeVar("T")
 
@@ -92,6 +93,7 @@ class Wishes(msgspec.Struct, frozen=True, kw_only=True):
     logprobs: int | None = None
     prompt_logprobs: int | None = None
     cache_scope: str
+    priority: int = 0
 
 
 async def enforced_tokens(fields: GenerationFields, engine: GenerationEngine) -> tuple[int, ...]:
@@ -129,6 +131,7 @@ def generation_request(
         logprobs=wishes.logprobs,
         prompt_logprobs=wishes.prompt_logprobs,
         cache_scope=wishes.cache_scope,
+        priority=wishes.priority,
     )
     if wishes.enforced:
         return msgspec.structs.replace(
@@ -148,6 +151,30 @@ def generation_request(
         ignore_eos=bool(fields.ignore_eos),
         min_tokens=_or(fields.min_tokens, 0),
     )
+
+
+def affordable(
+    requests: list[GenerationRequest], fields: GenerationFields, call: ModelCall
+) -> list[GenerationRequest]:
+    """Count the prompts against the caller's limits, and return the requests as long as its budget affords.
+
+    Raises LimitExceededError, InsufficientBudgetError.
+    """
+    wanted = max(request.max_tokens for request in requests)
+    allowed = call.reserve(
+        sum(len(request.prompt) for request in requests), wanted, len(requests) * fields.choices
+    )
+    if allowed >= wanted:
+        return requests
+    return [
+        msgspec.structs.replace(
+            request,
+            max_tokens=min(request.max_tokens, allowed),
+            min_tokens=min(request.min_tokens, allowed),
+            enforced=request.enforced[:allowed],
+        )
+        for request in requests
+    ]
 
 
 async def constrained(

@@ -8,64 +8,77 @@ import msgspec
 from litestar import Request, Response, get
 from litestar.datastructures import State
 
+from appliance.api.authentication import account_of
 from appliance.api.dialect import Dialect
 from appliance.api.errors import dialect_of
-from appliance.gateway.catalog import Catalog, ServedModel
+from appliance.api.model_call import CHAT
+from appliance.gateway.catalog import Catalog
+from appliance.gateway.gateway import Gateway
+from appliance.gateway.routing.records import Router
 
-# The model types of OpenGateLLM's cards.
-TYPES = {
-    "chat": "text-generation",
-    "embedding": "text-embeddings-inference",
-    "rerank": "text-classification",
-    "transcription": "automatic-speech-recognition",
-}
+# Who owns a model whose owner belongs to no organization.
+APP_TITLE = "appliance"
 
 
-@get("/models", operation_id="listModels", tags=["Models"])
+@get("/models", operation_id="listModels", tags=["Models"], access="key")
 async def list_models(request: Request[Any, Any, State]) -> Response[bytes]:
-    """List the models that this box serves."""
-    catalog: Catalog = request.app.state.catalog
+    """List the models that the caller may use."""
+    gateway: Gateway = request.app.state.gateway
     dialect = dialect_of(request)
+    account = account_of(request)
+    routers = gateway.models(account, exempt=dialect.exempts(account))
     # Clients that were told no name take the first model, and want one to chat with.
-    models = sorted(catalog.models(), key=lambda model: model.manifest.task != "chat")
-    cards = [model_card(model, dialect) for model in models]
+    routers.sort(key=lambda router: router.type not in CHAT.types)
+    cards = [model_card(router, request.app.state.catalog, dialect) for router in routers]
     return Response(msgspec.json.encode({"object": "list", "data": cards}), media_type="application/json")
 
 
-@get("/models/{model_id:path}", operation_id="getModel", tags=["Models"])
+@get("/models/{model_id:path}", operation_id="getModel", tags=["Models"], access="key")
 async def get_model(request: Request[Any, Any, State], model_id: str) -> Response[bytes]:
-    """Describe one model."""
-    catalog: Catalog = request.app.state.catalog
-    card = model_card(catalog.find(model_id.removeprefix("/")), dialect_of(request))
+    """Describe one model, by its name or an alias."""
+    gateway: Gateway = request.app.state.gateway
+    dialect = dialect_of(request)
+    account = account_of(request)
+    router = gateway.model(account, model_id.removeprefix("/"), exempt=dialect.exempts(account))
+    card = model_card(router, request.app.state.catalog, dialect)
     return Response(msgspec.json.encode(card), media_type="application/json")
 
 
-def model_card(model: ServedModel, dialect: Dialect) -> dict[str, Any]:
-    """Return a model's card with the fields of every API, cut to what the mount shows."""
-    manifest = model.manifest
-    context = manifest.context_length or None
-    tools = manifest.decoder is not None and manifest.decoder.tool_format != "none"
+def model_card(router: Router, catalog: Catalog, dialect: Dialect) -> dict[str, Any]:
+    """Return a router's card with the fields of every API, cut to what the mount shows."""
+    first = router.providers[0]
+    pack = next((each.model_name for each in router.providers if each.is_local), None)
+    manifest = None if pack is None else catalog.find(pack).manifest
+    tools = manifest is None or (manifest.decoder is not None and manifest.decoder.tool_format != "none")
+    chat = router.type in CHAT.types
+    created = router.created_at // 1000
+    context = first.max_context_length
+    parameters = round(first.total_params * 1e9) if manifest is None else manifest.parameters
+    owner = router.owner or APP_TITLE
     return dialect.card(
         {
-            "id": manifest.name,
+            "id": router.name,
             "object": "model",
-            "type": TYPES[manifest.task],
-            "aliases": [],
-            "created": manifest.created,
-            "owned_by": manifest.owned_by,
+            "type": router.type,
+            "aliases": list(router.aliases),
+            "created": created,
+            "owned_by": owner if manifest is None or dialect.owner_is_organization else manifest.owned_by,
             "max_context_length": context,
             "max_model_len": context,
-            "costs": {"prompt_tokens": 0.0, "completion_tokens": 0.0},
-            "parameters_number": parameters_number(manifest.parameters),
-            "capabilities": {
-                "supports_audio": manifest.task == "transcription",
-                "supports_image": False,
-                "supports_function_calling": tools,
-                "support_chat_completion": manifest.task == "chat",
+            "costs": {
+                "prompt_tokens": router.cost_prompt_tokens,
+                "completion_tokens": router.cost_completion_tokens,
             },
-            "root": manifest.name,
+            "parameters_number": parameters_number(parameters),
+            "capabilities": {
+                "supports_audio": router.type == "automatic-speech-recognition",
+                "supports_image": router.type == "image-text-to-text",
+                "supports_function_calling": chat and tools,
+                "support_chat_completion": chat,
+            },
+            "root": router.name,
             "parent": None,
-            "permission": [_permission(manifest.name, manifest.created)],
+            "permission": [_permission(router.name, created)],
         }
     )
 

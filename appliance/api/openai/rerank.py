@@ -3,34 +3,31 @@
 from __future__ import annotations
 
 import math
-import re
 import time
 import uuid
 from collections.abc import Sequence
-from typing import Annotated, Any, NamedTuple, TypeVar
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 import numpy as np
 from litestar import Request, Response, post
 from litestar.datastructures import State
 
-from appliance.api.body import describe, read_json
 from appliance.api.disconnect import until_disconnect
-from appliance.api.errors import FieldError, UnprocessableError
-from appliance.api.openai.usage import PromptUsage, prompt_usage
+from appliance.api.errors import dialect_of
+from appliance.api.field_errors import FieldError, UnprocessableError
+from appliance.api.model_call import RERANKING, begin
+from appliance.api.openai.forwarding import forwarded_scores
+from appliance.api.openai.usage import Meter, PromptUsage
 from appliance.engines.encoding.reranking import RerankEngine
-from appliance.errors import InvalidRequestError
+from appliance.gateway.call import ModelCall
 from appliance.gateway.catalog import Catalog
+from appliance.gateway.routing.records import Provider
 
-ANY_MODEL = "default/not-specified"
 MAX_CHARACTERS = 122_880
 MAX_DOCUMENTS = 2048
 # What Cohere counts as one search.
 DOCUMENTS_PER_SEARCH = 100
-
-B = TypeVar("B")
-
-_STEP = re.compile(r"[^.\[\]]+")
 
 
 class TextDocument(msgspec.Struct):
@@ -98,19 +95,28 @@ class Ranking(NamedTuple):
     prompt_tokens: int
 
 
-@post("/rerank", status_code=200, operation_id="rerank", tags=["Rerank"], always_detail=True)
+@post(
+    "/rerank",
+    status_code=200,
+    operation_id="rerank",
+    tags=["Rerank"],
+    always_detail=True,
+    unprocessable=True,
+    access="key",
+)
 async def rerank(request: Request[Any, Any, State]) -> Response[bytes]:
     """Score documents against a query with a cross-encoder and sort them, best first."""
-    body = await read_fields(request, RerankRequest)
-    answer = await reranking(request, body, body.documents)
+    call, body = await begin(request, RerankRequest, RERANKING)
+    answer = await reranking(request, call, body, body.documents)
     return Response(msgspec.json.encode(answer), media_type="application/json")
 
 
 async def reranking(
-    request: Request[Any, Any, State], options: RerankOptions, documents: list[Document]
+    request: Request[Any, Any, State], call: ModelCall, options: RerankOptions, documents: list[Document]
 ) -> Reranking:
     """Return the answer of /v1/rerank. Raises as ``rank`` does."""
-    ranking = await rank(request, options, documents, "documents")
+    ranking = await rank(request, call, options, documents, "documents")
+    meter = Meter(call, dialect_of(request))
     answer = Reranking(
         id=f"infinity-{uuid.uuid4()}",
         created=int(time.time()),
@@ -123,7 +129,7 @@ async def reranking(
             )
             for place, score, text in ranking.documents
         ],
-        usage=prompt_usage(ranking.prompt_tokens),
+        usage=meter.prompt_usage(),
     )
     if any(isinstance(document, TextDocument) for document in documents):
         answer.meta = cohere_meta("1", len(documents), ranking.prompt_tokens)
@@ -131,45 +137,41 @@ async def reranking(
 
 
 async def rank(
-    request: Request[Any, Any, State], options: RerankOptions, documents: Sequence[Document], field: str
+    request: Request[Any, Any, State],
+    call: ModelCall,
+    options: RerankOptions,
+    documents: Sequence[Document],
+    field: str,
 ) -> Ranking:
     """Score the documents, which the body calls ``field``, and sort them; ties keep their order.
 
-    Raises UnprocessableError for none, too many or too long ones, ModelNotFoundError, WrongTaskError.
+    Raises UnprocessableError for none, too many or too long ones, and what ``ModelCall.dispatch`` raises.
     """
-    catalog: Catalog = request.app.state.catalog
-    named = options.model not in (None, ANY_MODEL)
-    model = catalog.find(str(options.model)) if named else catalog.default("rerank")
-    engine = catalog.engine(model, RerankEngine, "rerank")
     _check_count(len(documents), field)
     query, texts = options.query.strip(), [_text(document).strip() for document in documents]
     _check_lengths(query, texts, field)
-    scores = await until_disconnect(request, engine.score(query, texts))
-    logits = np.asarray(scores.logits, dtype=np.float64)
+
+    async def score(provider: Provider) -> list[float]:
+        if provider.is_local:
+            return await _scores(request, call, provider, query, texts)
+        return await forwarded_scores(request, call, provider, query, texts)
+
+    logits = np.asarray(await call.dispatch(score), dtype=np.float64)
     values = logits if options.raw_scores else 1 / (1 + np.exp(-logits))
     order = np.argsort(-values, kind="stable")[: options.top_n]
     ranked = [Ranked(int(place), float(values[place]), texts[place]) for place in order]
-    return Ranking(model.manifest.name, ranked, scores.prompt_tokens)
+    return Ranking(call.router.name, ranked, call.prompt_tokens)
 
 
-async def read_fields(request: Request[Any, Any, State], type_: type[B]) -> B:
-    """Read the body; clients of these routes read FastAPI's 422 list for a wrong field."""
-    try:
-        return await read_json(request, type_)
-    except InvalidRequestError as error:
-        if not isinstance(error.__context__, msgspec.ValidationError):
-            raise
-        message, path = describe(error.__context__)
-        location = ["body", *_steps(path or "")]
-        wrong = FieldError(location, message, "value_error")
-        if "missing required field" in message:
-            wrong = FieldError(location, "Field required", "missing")
-        raise UnprocessableError([wrong]) from None
-
-
-def _steps(path: str) -> list[str | int]:
-    """Split a field's path, such as "documents[3].text", as FastAPI does."""
-    return [int(step) if step.isdecimal() else step for step in _STEP.findall(path)]
+async def _scores(
+    request: Request[Any, Any, State], call: ModelCall, provider: Provider, query: str, texts: list[str]
+) -> list[float]:
+    """Return the logits of an engine of this box."""
+    catalog: Catalog = request.app.state.catalog
+    engine = catalog.engine(catalog.find(provider.model_name), RerankEngine, "rerank")
+    scores = await until_disconnect(request, engine.score(query, texts))
+    call.reserve(scores.prompt_tokens)
+    return list(scores.logits)
 
 
 def cohere_meta(version: str, documents: int, prompt_tokens: int) -> dict[str, Any]:

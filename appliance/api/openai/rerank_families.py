@@ -9,7 +9,8 @@ import msgspec
 from litestar import Request, Response, post
 from litestar.datastructures import State
 
-from appliance.api.errors import FieldError, UnprocessableError
+from appliance.api.field_errors import FieldError, UnprocessableError
+from appliance.api.model_call import RERANKING, begin
 from appliance.api.openai.rerank import (
     Document,
     Ranking,
@@ -17,7 +18,6 @@ from appliance.api.openai.rerank import (
     RerankRequest,
     cohere_meta,
     rank,
-    read_fields,
     reranking,
 )
 
@@ -65,19 +65,29 @@ def _operation_id(_handler: Any, _method: Any, path: list[Any]) -> str:
     return str(path[0]) + "".join(str(part).title() for part in path[1:])
 
 
-@post("/rerank", status_code=200, operation_id="rerankTexts", tags=["Rerank"], always_detail=True)
+@post(
+    "/rerank",
+    status_code=200,
+    operation_id="rerankTexts",
+    tags=["Rerank"],
+    always_detail=True,
+    unprocessable=True,
+    access="key",
+)
 async def rerank_texts(request: Request[Any, Any, State]) -> Response[bytes]:
     """Sort ``texts`` by relevance, answered as TEI does; ``documents`` are answered as on /v1/rerank."""
-    body = await read_fields(request, RootRerankRequest)
+    call, body = await begin(request, RootRerankRequest, RERANKING)
     answer: Any
     if body.texts is not None and body.documents is not None:
         raise UnprocessableError(
             [FieldError(["body", "texts"], "Send `texts` or `documents`, not both", "value_error")]
         )
     if body.documents is not None:
-        answer = await reranking(request, body, body.documents)
+        answer = await reranking(request, call, body, body.documents)
     elif body.texts is not None:
-        answer = _scored_texts(await rank(request, body, body.texts, "texts"), body.texts, body.return_text)
+        answer = _scored_texts(
+            await rank(request, call, body, body.texts, "texts"), body.texts, body.return_text
+        )
     else:
         raise UnprocessableError([FieldError(["body", "texts"], "Field required", "missing")])
     return Response(msgspec.json.encode(answer), media_type="application/json")
@@ -89,11 +99,13 @@ async def rerank_texts(request: Request[Any, Any, State]) -> Response[bytes]:
     operation_id=_operation_id,
     tags=["Rerank"],
     always_detail=True,
+    unprocessable=True,
+    access="key",
 )
 async def cohere_rerank(request: Request[Any, Any, State]) -> Response[bytes]:
     """Sort documents by relevance, answered as Cohere does (base URL of its clients: /cohere)."""
-    body = await read_fields(request, RerankRequest)
-    ranking = await rank(request, body, body.documents, "documents")
+    call, body = await begin(request, RerankRequest, RERANKING)
+    ranking = await rank(request, call, body, body.documents, "documents")
     results = [CohereResult(index=place, relevance_score=score) for place, score, _ in ranking.documents]
     if body.return_documents:
         for result, document in zip(results, ranking.documents, strict=True):

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from appliance.api.openai.generation_fields import StreamOptions
-from appliance.api.openai.usage import usage
+from appliance.api.openai.usage import Meter
 
 encode = msgspec.json.Encoder().encode
 
@@ -15,12 +15,11 @@ encode = msgspec.json.Encoder().encode
 class ChunkWriter:
     """Writes the events of one stream and counts the tokens in them."""
 
-    def __init__(self, head: dict[str, Any], prompt_tokens: int, options: StreamOptions | None) -> None:
-        """``head`` is what every chunk begins with, ``prompt_tokens`` what its usage counts of prompts."""
+    def __init__(self, head: dict[str, Any], meter: Meter, options: StreamOptions | None) -> None:
+        """``head`` is what every chunk begins with, ``meter`` what counts the tokens."""
         encoded = encode(head)
         self._start = b"data: " + encoded[:-1] + b',"choices":['
-        self._prompt_tokens = prompt_tokens
-        self._completion_tokens = 0
+        self._meter = meter
         self._with_usage = options is not None and options.usage
         self._running_usage = options is not None and options.running_usage
         # OpenAI's clients expect the key in every chunk, null until the last.
@@ -28,7 +27,8 @@ class ChunkWriter:
 
     def count(self, tokens: int) -> None:
         """Count tokens that the next chunks hold."""
-        self._completion_tokens += tokens
+        self._meter.first_token()
+        self._meter.count(tokens)
 
     def chunk(self, *choice: bytes) -> bytes:
         """Return the event of one choice, whose JSON comes in pieces."""
@@ -43,4 +43,4 @@ class ChunkWriter:
         return b"".join((self._start, b'],"usage":', self._usage(), b"}\n\n"))
 
     def _usage(self) -> bytes:
-        return encode(usage(self._prompt_tokens, self._completion_tokens))
+        return encode(self._meter.usage())

@@ -9,11 +9,15 @@ import msgspec
 from litestar import Request, Response, get, post
 from litestar.datastructures import State
 
+from appliance.api.authentication import account_of
 from appliance.api.body import read_json
+from appliance.api.model_call import CHAT
 from appliance.api.openai.messages import Message, template_messages
 from appliance.engines.generation.engine import GenerationEngine
 from appliance.errors import InvalidRequestError
 from appliance.gateway.catalog import Catalog
+from appliance.gateway.errors import WrongTaskError
+from appliance.gateway.gateway import Gateway
 
 # More ids than this, for each token of the context, are no text that /tokenize would take.
 SLACK = 16
@@ -68,7 +72,7 @@ class TokenizerInfo(msgspec.Struct, kw_only=True):
     model_max_length: int
 
 
-@post("/tokenize", status_code=200, operation_id="tokenize", tags=["Tokenizer"])
+@post("/tokenize", status_code=200, operation_id="tokenize", tags=["Tokenizer"], access="key")
 async def tokenize(request: Request[Any, Any, State]) -> Response[bytes]:
     """Return the token ids of a prompt, or of messages in the model's chat template."""
     body = await read_json(request, TokenizeRequest)
@@ -83,7 +87,7 @@ async def tokenize(request: Request[Any, Any, State]) -> Response[bytes]:
     return Response(msgspec.json.encode(answer), media_type="application/json")
 
 
-@post("/detokenize", status_code=200, operation_id="detokenize", tags=["Tokenizer"])
+@post("/detokenize", status_code=200, operation_id="detokenize", tags=["Tokenizer"], access="key")
 async def detokenize(request: Request[Any, Any, State]) -> Response[bytes]:
     """Return the text of token ids."""
     body = await read_json(request, DetokenizeRequest)
@@ -93,7 +97,7 @@ async def detokenize(request: Request[Any, Any, State]) -> Response[bytes]:
     return Response(msgspec.json.encode(DetokenizedText(prompt=text)), media_type="application/json")
 
 
-@get("/tokenizer_info", operation_id="tokenizerInfo", tags=["Tokenizer"])
+@get("/tokenizer_info", operation_id="tokenizerInfo", tags=["Tokenizer"], access="key")
 async def tokenizer_info(request: Request[Any, Any, State], model: str | None = None) -> Response[bytes]:
     """Describe the tokenizer: its special tokens and the chat template."""
     engine = _engine(request, model)
@@ -110,9 +114,19 @@ async def tokenizer_info(request: Request[Any, Any, State], model: str | None = 
 
 
 def _engine(request: Request[Any, Any, State], model: str | None) -> GenerationEngine:
+    """Return the engine of a model that the caller may see, None being the default one.
+
+    Raises ModelNotFoundError, WrongTaskError, ModelLoadingError.
+    """
     catalog: Catalog = request.app.state.catalog
-    found = catalog.default("chat") if model is None else catalog.find(model)
-    return catalog.engine(found, GenerationEngine, "chat")
+    gateway: Gateway = request.app.state.gateway
+    account = account_of(request)
+    name = gateway.default_model(account, CHAT) if model is None else model
+    router = gateway.model(account, name)
+    pack = next((provider.model_name for provider in router.providers if provider.is_local), None)
+    if pack is None:
+        raise WrongTaskError(f"The tokenizer of `{router.name}` is not on this box.", param="model")
+    return catalog.engine(catalog.find(pack), GenerationEngine, "chat")
 
 
 async def _chat_tokens(engine: GenerationEngine, body: TokenizeRequest, messages: list[Message]) -> list[int]:

@@ -1,0 +1,52 @@
+"""Checks that the fields of several resources share. Each raises UnprocessableError (422)."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from appliance.api.field_errors import wrong_field, wrong_value
+from appliance.clock import now_ms
+
+# What SQLite keeps in an integer column.
+LARGEST = (1 << 63) - 1
+LONGEST_NAME = 256
+# The year 9999: a later time is a mistake in the unit.
+LATEST_SECOND = 253_402_300_799
+
+Name = Annotated[str, msgspec.Meta(max_length=4096)]
+
+
+def trimmed(name: str, value: str, longest: int = LONGEST_NAME) -> str:
+    """Return a name without blanks around it; it must have at least one character left."""
+    value = value.strip()
+    if not value:
+        raise wrong_field(name, "String should have at least 1 character", "string_too_short")
+    if len(value) > longest:
+        raise wrong_field(name, f"String should have at most {longest} characters", "string_too_long")
+    return value
+
+
+def identifier(name: str, text: str) -> int:
+    """Return the id in a path."""
+    try:
+        number = int(text) if len(text) <= 20 else LARGEST + 1
+    except ValueError:
+        raise wrong_field(
+            name,
+            "Input should be a valid integer, unable to parse string as an integer",
+            "int_parsing",
+            place="path",
+        ) from None
+    # No row has an id outside of these: it is not found, which is not the path's fault.
+    return number if 0 <= number <= LARGEST else 0
+
+
+def future(name: str, seconds: float | None) -> int | None:
+    """Return the UTC milliseconds of a timestamp in seconds that must lie in the future."""
+    if seconds is None:
+        return None
+    if seconds * 1000 <= now_ms() or seconds > LATEST_SECOND:
+        raise wrong_value(name, "Wrong timestamp, must be in the future.")
+    return int(seconds) * 1000

@@ -1,0 +1,215 @@
+"""One request of an account to a router: admitted, reserved for, sent to a provider, accounted for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import msgspec
+
+from appliance.accounts.keys import Account
+from appliance.clock import now_ms
+from appliance.errors import OverloadedError
+from appliance.gateway.budget import Ledger, Reservation, token_cost
+from appliance.gateway.limits.limiter import Limiter
+from appliance.gateway.routing.records import Limits, Provider, Router
+from appliance.gateway.routing.states import Outcome, ProviderStates
+from appliance.gateway.usage.carbon import footprint
+from appliance.gateway.usage.record import Footprint, UsageRecord
+
+T = TypeVar("T")
+
+MICROS = 1_000_000
+
+
+class CallUsage(msgspec.Struct, frozen=True):
+    """What a request has used so far; ``cost`` in the currency."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cost: float
+    footprint: Footprint
+    requests: int = 1
+
+
+class CallContext(msgspec.Struct, frozen=True, kw_only=True):
+    """What calls share: the counters, and where records go (with whether the call is exempt).
+
+    ``budget`` reads a user's from the store.
+    """
+
+    limiter: Limiter
+    ledger: Ledger
+    states: ProviderStates
+    budget: Callable[[int], int | None]
+    record: Callable[[UsageRecord, bool], None]
+
+
+class ModelCall:
+    """The way of one request. ``exempt`` calls (those of the bootstrap key on OpenGateLLM's mount) have neither
+    limits nor budget, and leave no record. ``close`` must be called in the end, whatever happens.
+    """
+
+    def __init__(
+        self,
+        context: CallContext,
+        account: Account,
+        router: Router,
+        limits: Limits,
+        *,
+        endpoint: str,
+        method: str,
+        priority: int,
+        exempt: bool = False,
+    ) -> None:
+        """Count the request. Raises LimitExceededError."""
+        self.account = account
+        self.router = router
+        self.priority = priority
+        self.exempt = exempt
+        self.provider: Provider | None = None
+        self.prompt_tokens = 0
+        self.completion_tokens = 0
+        self._context = context
+        self._limits = limits
+        self._endpoint = endpoint
+        self._method = method
+        self._started = time.monotonic()
+        self._ttft: float | None = None
+        self._reservation = Reservation(account.user_id)
+        self._tokens_admitted = False
+        self._broken: int | None = None
+        self._closed = False
+        if not exempt:
+            context.limiter.admit_request(account.user_id, router.id, limits)
+
+    def headers(self) -> dict[str, str]:
+        """Return the headers that tell the caller its limits."""
+        if self.exempt:
+            return {}
+        return self._context.limiter.headers(self.account.user_id, self.router.id, self._limits)
+
+    def reserve(self, prompt_tokens: int, wanted: int = 0, sequences: int = 1) -> int:
+        """Count the prompt against the limits, and reserve budget for it and ``sequences`` completions.
+
+        Returns how many of the ``wanted`` tokens each completion may have. May be called again, when another
+        provider counts otherwise. Raises LimitExceededError, InsufficientBudgetError.
+        """
+        self.prompt_tokens = prompt_tokens
+        if self.exempt:
+            return wanted
+        if prompt_tokens and not self._tokens_admitted:
+            self._context.limiter.admit_tokens(
+                self.account.user_id, self.router.id, self._limits, prompt_tokens
+            )
+            self._tokens_admitted = True
+        prices = (self.router.cost_prompt_tokens, self.router.cost_completion_tokens)
+        if not any(prices):
+            return wanted
+        # Read now: since the key was looked up, others of its user may have spent.
+        budget = self._context.budget(self.account.user_id)
+        if budget is None:
+            return wanted
+        return self._context.ledger.reserve(
+            self._reservation, budget, prices, (prompt_tokens, wanted), sequences
+        )
+
+    async def dispatch(self, attempt: Callable[[Provider], Awaitable[T]]) -> T:
+        """Return what ``attempt`` returns for a provider; when one cannot take the request, try the next.
+
+        ``attempt`` must raise OverloadedError (503) for that, and only before the first byte of an answer.
+        Raises what the last provider raised, or ProviderBusyError.
+        """
+        states = self._context.states
+        tried: set[int] = set()
+        failure: OverloadedError | None = None
+        while True:
+            provider = await states.acquire(self.router, tried, self.priority)
+            if provider is None:
+                raise failure or OverloadedError(f"No provider of `{self.router.name}` can be reached.")
+            self.provider = provider
+            try:
+                return await attempt(provider)
+            except OverloadedError as error:
+                tried.add(provider.id)
+                failure = error
+                if len(tried) < len(self.router.providers):
+                    # Else ``close`` says how this one ended.
+                    states.failed(provider, error)
+                    self.provider = None
+
+    def first_token(self) -> None:
+        """Note that the first of a stream is on its way."""
+        if self._ttft is None:
+            self._ttft = time.monotonic() - self._started
+
+    def usage(self) -> CallUsage:
+        """Return what the tokens counted so far cost and burned."""
+        cost = token_cost(
+            self.router.cost_prompt_tokens,
+            self.router.cost_completion_tokens,
+            self.prompt_tokens,
+            self.completion_tokens,
+        )
+        return CallUsage(self.prompt_tokens, self.completion_tokens, cost / MICROS, self._footprint())
+
+    def broken(self, status: int) -> None:
+        """Note that the answer failed after its first byte: the record shows this status."""
+        self._broken = status
+
+    def close(self, status: int) -> None:
+        """Account for the request, which was answered with ``status``; a failed one has used nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        self._context.ledger.release(self._reservation)
+        if self.provider is None:
+            return
+        if status >= 400:
+            self.prompt_tokens = self.completion_tokens = 0
+        latency = time.monotonic() - self._started
+        status = self._broken or status
+        outcome = Outcome(
+            failed=status >= 500,
+            latency=latency,
+            ttft=self._ttft,
+            completion_tokens=self.completion_tokens,
+        )
+        self._context.states.ended(self.provider, outcome)
+        self._context.record(self._record(self.provider, status, latency), self.exempt)
+
+    def _record(self, provider: Provider, status: int, latency: float) -> UsageRecord:
+        used = self.usage()
+        return UsageRecord(
+            created_at=now_ms(),
+            user_id=self.account.user_id,
+            email=self.account.email,
+            key_id=self.account.key_id,
+            key_name=self.account.key_name,
+            router_id=self.router.id,
+            model=self.router.name,
+            provider_id=provider.id,
+            provider_model=provider.model_name,
+            endpoint=self._endpoint,
+            method=self._method,
+            status=status,
+            latency_ms=round(latency * 1000),
+            ttft_ms=None if self._ttft is None else round(self._ttft * 1000),
+            prompt_tokens=used.prompt_tokens,
+            completion_tokens=used.completion_tokens,
+            cost=round(used.cost * MICROS),
+            footprint=used.footprint,
+        )
+
+    def _footprint(self) -> Footprint:
+        provider = self.provider
+        if provider is None:
+            return Footprint()
+        return footprint(
+            provider.active_params,
+            provider.total_params,
+            provider.hosting_zone,
+            self.prompt_tokens + self.completion_tokens,
+            time.monotonic() - self._started,
+        )

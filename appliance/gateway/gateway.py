@@ -1,0 +1,167 @@
+"""What stands between a request and a model: opened with the service, asked by every handler that needs a model."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection
+
+import msgspec
+
+from appliance.accounts.keys import Account
+from appliance.audit.log import AuditLog
+from appliance.config import Settings
+from appliance.gateway.budget import Ledger
+from appliance.gateway.call import CallContext, ModelCall
+from appliance.gateway.catalog import Catalog
+from appliance.gateway.errors import ModelNotFoundError, WrongTaskError
+from appliance.gateway.limits.limiter import Limiter
+from appliance.gateway.routing.local_packs import route_packs
+from appliance.gateway.routing.records import UNLIMITED, Limits, ModelType, Router
+from appliance.gateway.routing.states import ProviderStates
+from appliance.gateway.routing.table import RoutingTable
+from appliance.gateway.usage.log import UsageLog
+from appliance.gateway.usage.record import UsageRecord
+from appliance.storage.database import Database
+
+
+class Route(msgspec.Struct, frozen=True):
+    """What a handler needs a model for: how its refusals call it, and the types of models that do it."""
+
+    ability: str
+    types: tuple[ModelType, ...]
+
+
+class Gateway:
+    """Routers, limits, budgets and usage of a running service. Used on the event loop only."""
+
+    def __init__(self, database: Database, audit: AuditLog, catalog: Catalog, settings: Settings) -> None:
+        self.table = RoutingTable([], {}, {})
+        self.states = ProviderStates(settings)
+        self.limiter = Limiter()
+        self.ledger = Ledger()
+        self.usage = UsageLog(database, self.ledger, self.limiter)
+        # Called with the record of every call, also of those that leave none in the store.
+        self.observers: list[Callable[[UsageRecord], None]] = []
+        self._database = database
+        self._audit = audit
+        self._catalog = catalog
+        self._settings = settings
+        self._refreshes: set[asyncio.Task[None]] = set()
+        self._context = CallContext(
+            limiter=self.limiter,
+            ledger=self.ledger,
+            states=self.states,
+            budget=self._budget,
+            record=self._record,
+        )
+
+    async def start(self) -> None:
+        """Take up what the store has, and begin to load the models."""
+        await self.usage.start()
+        await self.refresh()
+
+    async def close(self) -> None:
+        """Write what is left."""
+        if self._refreshes:
+            await asyncio.wait(self._refreshes)
+        await self.usage.close()
+
+    async def refresh(self) -> None:
+        """Take in which packs are installed now."""
+        await self._catalog.refresh()
+        manifests = [model.manifest for model in self._catalog.models()]
+        zone = self._settings.hosting_zone
+        await self._database.write(lambda db: route_packs(db, self._audit, manifests, zone))
+        await self.reload()
+
+    def refresh_soon(self) -> None:
+        """Refresh in the background."""
+        task = asyncio.create_task(self.refresh(), name="refresh packs")
+        self._refreshes.add(task)
+        task.add_done_callback(self._refreshes.discard)
+
+    async def reload(self) -> None:
+        """Take in routers, providers and limits after a change, before it is acknowledged."""
+        self.table = await self._database.read(RoutingTable.read)
+
+    def models(self, account: Account, *, exempt: bool = False) -> list[Router]:
+        """Return the routers that an account sees and that have a provider, in the order of their ids."""
+        routers = list(self.table.routers.values()) if exempt else self.table.visible(account.role_id)
+        return [served for router in routers if (served := self._served(router)).providers]
+
+    def model(self, account: Account, name: str, *, exempt: bool = False) -> Router:
+        """Return the router of that name or alias, with the providers that can serve. Raises ModelNotFoundError."""
+        router = self.table.named(name)
+        if router is not None:
+            router = self._served(router)
+            shown = exempt or any(each.id == router.id for each in self.table.visible(account.role_id))
+            if router.providers and shown:
+                return router
+        raise ModelNotFoundError(name, [each.name for each in self.models(account, exempt=exempt)])
+
+    def default_model(self, account: Account, route: Route, *, exempt: bool = False) -> str:
+        """Return the name of the first model that does this, local ones before others.
+
+        Raises WrongTaskError when there is none.
+        """
+        able = [router for router in self.models(account, exempt=exempt) if router.type in route.types]
+        able.sort(key=lambda router: (not router.providers[0].is_local, router.name))
+        if not able:
+            raise WrongTaskError(f"No model for {route.ability} is installed.", param="model")
+        return able[0].name
+
+    def call(
+        self,
+        account: Account,
+        name: str,
+        route: Route,
+        *,
+        endpoint: str,
+        method: str = "POST",
+        exempt: bool = False,
+    ) -> ModelCall:
+        """Admit a request to the model of that name.
+
+        Raises ModelNotFoundError, ForbiddenModelError, LimitExceededError and WrongTaskError, in this order.
+        """
+        router = self.model(account, name, exempt=exempt)
+        limits: Limits = UNLIMITED if exempt else self.table.limits(account.role_id, router)
+        call = ModelCall(
+            self._context,
+            account,
+            router,
+            limits,
+            endpoint=endpoint,
+            method=method,
+            priority=min(account.priority, self._settings.routing_max_priority),
+            exempt=exempt,
+        )
+        if router.type not in route.types:
+            raise WrongTaskError(
+                f"The model `{router.name}` does not support {route.ability}.", param="model"
+            )
+        return call
+
+    def _served(self, router: Router) -> Router:
+        """Return the router without the providers whose pack is not installed."""
+        installed: Collection[str] = self._catalog.names()
+        providers = tuple(
+            each for each in router.providers if not each.is_local or each.model_name in installed
+        )
+        if len(providers) == len(router.providers):
+            return router
+        return msgspec.structs.replace(router, providers=providers)
+
+    def _budget(self, user_id: int) -> int | None:
+        # One indexed look-up, on the loop like the one of the key.
+        row = self._database.read_sync(
+            lambda db: db.execute("SELECT budget FROM users WHERE id = ?", [user_id]).fetchone()
+        )
+        budget: int | None = None if row is None else row[0]
+        return budget
+
+    def _record(self, record: UsageRecord, exempt: bool) -> None:
+        for observe in self.observers:
+            observe(record)
+        if not exempt:
+            self.usage.add(record)

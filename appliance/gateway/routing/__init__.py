@@ -1,0 +1,1 @@
+"""Which router serves a name, and which of its providers takes a request."""

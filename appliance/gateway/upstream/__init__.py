@@ -1,0 +1,1 @@
+"""Other engines on the LAN, each family with its own ways."""
