@@ -93,10 +93,9 @@ class Gateway:
         """Return the router of that name or alias, with the providers that can serve. Raises ModelNotFoundError."""
         router = self.table.named(name)
         if router is not None:
-            router = self._served(router)
-            shown = exempt or any(each.id == router.id for each in self.table.visible(account.role_id))
-            if router.providers and shown:
-                return router
+            served = self._served(router)
+            if served.providers and (exempt or self.table.shows(account.role_id, router)):
+                return served
         raise ModelNotFoundError(name, [each.name for each in self.models(account, exempt=exempt)])
 
     def default_model(self, account: Account, route: Route, *, exempt: bool = False) -> str:

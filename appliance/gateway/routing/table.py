@@ -75,8 +75,12 @@ class RoutingTable:
         return [
             router
             for router in self.routers.values()
-            if router.providers and self._values(role_id, router) is not None
+            if router.providers and self.shows(role_id, router)
         ]
+
+    def shows(self, role_id: int, router: Router) -> bool:
+        """Tell whether a role sees a router."""
+        return self._values(role_id, router) is not None
 
     def limits(self, role_id: int, router: Router) -> Limits:
         """Return what a role may ask of a router.
