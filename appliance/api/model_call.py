@@ -58,17 +58,20 @@ def enter(request: Request[Any, Any, Any], name: str | None, route: Route) -> Mo
     account = account_of(request)
     dialect = dialect_of(request)
     exempt = dialect.exempts(account)
-    call = gateway.call(
+    scope: MutableMapping[str, Any] = request.scope  # type: ignore[assignment] # our own key beside ASGI's
+
+    def begun(call: ModelCall) -> None:
+        scope[_CALL] = call
+
+    return gateway.call(
         account,
         gateway.default_model(account, route, exempt=exempt) if name in (None, ANY_MODEL) else str(name),
         route,
         endpoint="/v1" + request.url.path.removeprefix(dialect.prefix).removeprefix("/v1"),
         method=request.method,
         exempt=exempt,
+        begun=begun,
     )
-    scope: MutableMapping[str, Any] = request.scope  # type: ignore[assignment] # our own key beside ASGI's
-    scope[_CALL] = call
-    return call
 
 
 def call_of(scope: MutableMapping[str, Any]) -> ModelCall | None:

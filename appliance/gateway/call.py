@@ -63,7 +63,6 @@ class ModelCall:
         priority: int,
         exempt: bool = False,
     ) -> None:
-        """Count the request. Raises LimitExceededError."""
         self.account = account
         self.router = router
         self.priority = priority
@@ -81,8 +80,11 @@ class ModelCall:
         self._tokens_admitted = False
         self._broken: int | None = None
         self._closed = False
-        if not exempt:
-            context.limiter.admit_request(account.user_id, router.id, limits)
+
+    def admit(self) -> None:
+        """Count the request. Raises LimitExceededError."""
+        if not self.exempt:
+            self._context.limiter.admit_request(self.account.user_id, self.router.id, self._limits)
 
     def headers(self) -> dict[str, str]:
         """Return the headers that tell the caller its limits."""

@@ -48,11 +48,15 @@ class ForbiddenModelError(ApplianceError):
 
 
 class LimitExceededError(ApplianceError):
-    """A limit of the caller's own is used up; ``retry_after`` says when to come back."""
+    """A limit of the caller's own is used up: which kind; ``retry_after`` says when to come back, in seconds."""
 
     status = 429
     type = "rate_limit_error"
     code = "rate_limit_exceeded"
+
+    def __init__(self, message: str, *, kind: str, retry_after: int) -> None:
+        super().__init__(message, retry_after=retry_after)
+        self.kind = kind
 
 
 class InsufficientBudgetError(ApplianceError):

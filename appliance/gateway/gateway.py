@@ -118,8 +118,11 @@ class Gateway:
         endpoint: str,
         method: str = "POST",
         exempt: bool = False,
+        begun: Callable[[ModelCall], None] | None = None,
     ) -> ModelCall:
         """Admit a request to the model of that name.
+
+        ``begun`` is given the call before its limits are looked at: what refuses it shows them too.
 
         Raises ModelNotFoundError, ForbiddenModelError, LimitExceededError and WrongTaskError, in this order.
         """
@@ -135,6 +138,9 @@ class Gateway:
             priority=min(account.priority, self._settings.routing_max_priority),
             exempt=exempt,
         )
+        if begun is not None:
+            begun(call)
+        call.admit()
         if router.type not in route.types:
             raise WrongTaskError(
                 f"The model `{router.name}` does not support {route.ability}.", param="model"
