@@ -74,6 +74,23 @@ class ProviderBusyError(OverloadedError):
     """No provider takes the request now: all are beyond their quality-of-service limit, or unreachable."""
 
 
+class UpstreamUnavailableError(OverloadedError):
+    """A provider cannot be reached, does not answer in time, or fails: another one may do."""
+
+    def __init__(self, message: str, *, retry_after: int = 10) -> None:
+        super().__init__(message, retry_after=retry_after)
+
+
+class ProbeFailedError(ApplianceError):
+    """A provider that is to be set up does not answer, or does not have the model."""
+
+    status = 424
+    type = "invalid_request_error"
+
+    def __init__(self, model_name: str) -> None:
+        super().__init__(f"Model provider {model_name} not reachable.")
+
+
 class UpstreamError(ApplianceError):
     """An upstream server refused the request: its own status (4xx) and what it said."""
 

@@ -21,6 +21,7 @@ from appliance.gateway.routing.states import ProviderStates
 from appliance.gateway.routing.table import RoutingTable
 from appliance.gateway.usage.log import UsageLog
 from appliance.gateway.usage.record import UsageRecord
+from appliance.network.egress import EgressPolicy, egress_client
 from appliance.storage.database import Database
 
 
@@ -42,11 +43,16 @@ class Gateway:
         self.usage = UsageLog(database, self.ledger, self.limiter)
         # Called with the record of every call, also of those that leave none in the store.
         self.observers: list[Callable[[UsageRecord], None]] = []
+        # For every call to an upstream server. The requests that cause them are bounded in number.
+        self.upstream = egress_client(
+            EgressPolicy(settings.provider_networks), max_connections=settings.max_connections
+        )
         self._database = database
         self._audit = audit
         self._catalog = catalog
         self._settings = settings
         self._refreshes: set[asyncio.Task[None]] = set()
+        self._reloading = asyncio.Lock()
         self._context = CallContext(
             limiter=self.limiter,
             ledger=self.ledger,
@@ -64,6 +70,7 @@ class Gateway:
         """Write what is left."""
         if self._refreshes:
             await asyncio.wait(self._refreshes)
+        await self.upstream.aclose()
         await self.usage.close()
 
     async def refresh(self) -> None:
@@ -82,7 +89,8 @@ class Gateway:
 
     async def reload(self) -> None:
         """Take in routers, providers and limits after a change, before it is acknowledged."""
-        self.table = await self._database.read(RoutingTable.read)
+        async with self._reloading:  # else what was read first might come last
+            self.table = await self._database.read(RoutingTable.read)
 
     def models(self, account: Account, *, exempt: bool = False) -> list[Router]:
         """Return the routers that an account sees and that have a provider, in the order of their ids."""

@@ -21,6 +21,8 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 CONNECT_SECONDS = 10.0
 READ_SECONDS = 300.0
+# Shorter than what servers keep (uvicorn: 5 s): a connection must not be used when it is being closed.
+KEEP_ALIVE_SECONDS = 4.0
 
 
 class EgressError(ApplianceError):
@@ -89,12 +91,13 @@ class _CheckedBackend(httpcore.AnyIOBackend):
         return await super().connect_tcp(address, port, timeout, local_address, socket_options)
 
 
-def egress_client(policy: EgressPolicy) -> httpx.AsyncClient:
+def egress_client(policy: EgressPolicy, *, max_connections: int = 100) -> httpx.AsyncClient:
     """Make the client for every outbound call of the service; close it at shutdown."""
     transport = httpx.AsyncHTTPTransport(trust_env=False)
     pool = httpcore.AsyncConnectionPool(
         ssl_context=httpx.create_ssl_context(trust_env=False),
-        max_connections=100,
+        max_connections=max_connections,
+        keepalive_expiry=KEEP_ALIVE_SECONDS,
         network_backend=_CheckedBackend(policy),
     )
     transport._pool = pool  # noqa: SLF001 - httpx has no public way to pass a network backend
