@@ -6,15 +6,24 @@ requests may still spend, is held here. Amounts are millionths of the currency.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
+from collections.abc import Callable
 
 from appliance.gateway.errors import InsufficientBudgetError
 
+MILLION = 1_000_000
+# The most that one request costs, a billion of the currency: sums of absurd prices still fit the store.
+MOST_COST = 10**15
+
 
 def token_cost(prompt_price: float, completion_price: float, prompt: int, completion: int) -> int:
-    """Return what tokens cost at prices per million tokens, rounded to a millionth."""
-    return round(prompt * prompt_price + completion * completion_price)
+    """Return what tokens cost at prices per million tokens, rounded to a millionth.
+
+    More tokens never cost less: what is reserved for the most that a request may use covers what it did use.
+    """
+    # Calculated and rounded as OpenGateLLM does it: in the currency, to six decimals.
+    cost = round(prompt / MILLION * prompt_price + completion / MILLION * completion_price, 6)
+    return round(min(cost * MILLION, MOST_COST))
 
 
 class Reservation:
@@ -31,7 +40,7 @@ class Ledger:
     """What is held of every user's budget. Used on the event loop only."""
 
     def __init__(self) -> None:
-        # Reserved by running requests, or spent and not yet in the store.
+        # Reserved by running requests, or spent and not yet in the store; users of whom nothing is held are not in it.
         self._held: Counter[int] = Counter()
 
     def reserve(
@@ -49,35 +58,54 @@ class Ledger:
         the budget affords. Raises InsufficientBudgetError when it does not pay for the prompt and one token.
         """
         self.release(reservation)
-        prompt_price, completion_price = prices
         prompt, wanted = tokens
-        available = budget - self._held[reservation.user_id]
-        left = available - prompt * prompt_price
-        if available <= 0 or left < 0:
+        available = budget - self.held(reservation.user_id)
+
+        def cost(completion: int) -> int:
+            return token_cost(*prices, prompt, completion * sequences)
+
+        least = min(wanted, 1)
+        if available <= 0 or cost(least) > available:
             raise InsufficientBudgetError
-        if completion_price > 0 and wanted > 0:
-            wanted = min(wanted, math.floor(left / completion_price) // sequences)
-            if wanted < 1:
-                raise InsufficientBudgetError
-        amount = math.ceil(prompt * prompt_price + wanted * sequences * completion_price)
-        reservation.amount = min(amount, available)
-        self._held[reservation.user_id] += reservation.amount
+        if cost(wanted) > available:
+            wanted = _largest(least, wanted, lambda completion: cost(completion) <= available)
+        self._hold(reservation.user_id, cost(wanted))
+        reservation.amount = cost(wanted)
         return wanted
 
     def release(self, reservation: Reservation) -> None:
         """Give back what is reserved."""
-        self._let_go(reservation.user_id, reservation.amount)
+        self._hold(reservation.user_id, -reservation.amount)
         reservation.amount = 0
 
     def spend(self, user_id: int, cost: int) -> None:
         """Hold what was spent until the store has it (``stored``)."""
-        self._held[user_id] += cost
+        self._hold(user_id, cost)
 
     def stored(self, user_id: int, cost: int) -> None:
         """Let go of what the store's budget no longer has."""
-        self._let_go(user_id, cost)
+        self._hold(user_id, -cost)
 
-    def _let_go(self, user_id: int, amount: int) -> None:
-        self._held[user_id] -= amount
-        if self._held[user_id] <= 0:
-            del self._held[user_id]
+    def held(self, user_id: int) -> int:
+        """Return how much of a user's budget in the store is spent already, or reserved."""
+        return self._held[user_id]
+
+    def _hold(self, user_id: int, amount: int) -> None:
+        held = self._held[user_id] + amount
+        if held < 0:
+            raise ValueError(f"more was let go of the budget of user {user_id} than was held")
+        if held:
+            self._held[user_id] = held
+        else:
+            self._held.pop(user_id, None)
+
+
+def _largest(low: int, high: int, fits: Callable[[int], bool]) -> int:
+    """Return the largest number that fits, ``low`` being one that does and ``high`` one that does not."""
+    while high - low > 1:
+        middle = (low + high) // 2
+        if fits(middle):
+            low = middle
+        else:
+            high = middle
+    return low
