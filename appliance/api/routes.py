@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from litestar import Router
 from litestar.types import ControllerRouterHandler
 
+from appliance.api.admin.audit import list_audit_lines, verify_audit_log
 from appliance.api.admin.organizations import (
     create_organization,
     delete_organization,
@@ -12,6 +15,15 @@ from appliance.api.admin.organizations import (
     list_organizations,
     update_organization,
 )
+from appliance.api.admin.roles import create_role, delete_role, get_role, list_roles, update_role
+from appliance.api.admin.routers import (
+    create_router,
+    delete_router,
+    get_router,
+    list_routers,
+    update_router,
+)
+from appliance.api.admin.users import create_user, delete_user, get_user, list_users, update_user
 from appliance.api.dialect import COMPACTIFAI, COMPRESSA, OPENGATELLM, UNION, Dialect
 from appliance.api.documentation import (
     documentation,
@@ -64,6 +76,27 @@ ADMIN: list[ControllerRouterHandler] = [
     get_organization,
     update_organization,
     delete_organization,
+    create_role,
+    list_roles,
+    get_role,
+    update_role,
+    delete_role,
+    create_user,
+    list_users,
+    get_user,
+    update_user,
+    delete_user,
+    create_router,
+    list_routers,
+    get_router,
+    update_router,
+    delete_router,
+]
+
+# What administrators do in the union alone: no part of OpenGateLLM's API.
+ADMIN_EXTRAS: list[ControllerRouterHandler] = [
+    list_audit_lines,
+    verify_audit_log,
 ]
 
 # What users do with their own account; §7.
@@ -95,7 +128,7 @@ def routes(settings: Settings) -> list[ControllerRouterHandler]:
         metrics,
         *SERVER,
         *RERANK_FAMILIES,
-        mount(UNION, [*GENERATION, *ENCODING, management()], AUDIO, settings),
+        mount(UNION, [*GENERATION, *ENCODING, management(ADMIN_EXTRAS)], AUDIO, settings),
         mount(COMPRESSA, [*GENERATION, *ENCODING], [], settings),
         mount(COMPACTIFAI, GENERATION, AUDIO, settings),
         mount(
@@ -111,9 +144,9 @@ def routes(settings: Settings) -> list[ControllerRouterHandler]:
     ]
 
 
-def management() -> Router:
+def management(extras: Sequence[ControllerRouterHandler] = ()) -> Router:
     """Return the routes of administrators and accounts, whose clients read FastAPI's lists of wrong fields."""
-    return Router(path="/", route_handlers=[*ADMIN, *ACCOUNT], opt={"unprocessable": True})
+    return Router(path="/", route_handlers=[*ADMIN, *extras, *ACCOUNT], opt={"unprocessable": True})
 
 
 def mount(

@@ -73,9 +73,7 @@ class RoutingTable:
     def visible(self, role_id: int) -> list[Router]:
         """Return the routers with a provider that a role sees, in the order of their ids."""
         return [
-            router
-            for router in self.routers.values()
-            if router.providers and self.shows(role_id, router)
+            router for router in self.routers.values() if router.providers and self.shows(role_id, router)
         ]
 
     def shows(self, role_id: int, router: Router) -> bool:
