@@ -68,6 +68,8 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     unprocessable_fields: bool = False
     # Whether the bootstrap key is OpenGateLLM's master key: a user 0 without limits, budget and records.
     master_key: bool = False
+    # Whether roles have limits for the routers that they do not name.
+    default_limits: bool = True
     # Whether the usage in answers has what a request cost and burned, besides its tokens.
     full_usage: bool = False
     # Statuses that carry a top-level ``detail`` beside the error object.
@@ -161,6 +163,7 @@ OPENGATELLM = Dialect(
     master_key=True,
     full_usage=True,
     owner_is_organization=True,
+    default_limits=False,
     card_keys=frozenset(
         {"id", "type", "aliases", "created", "owned_by", "max_context_length", "costs", "object"}
     ),

@@ -20,11 +20,17 @@ Name = Annotated[str, msgspec.Meta(max_length=4096)]
 
 def trimmed(name: str, value: str, longest: int = LONGEST_NAME) -> str:
     """Return a name without blanks around it; it must have at least one character left."""
-    value = value.strip()
+    return bounded_text(name, value.strip(), longest)
+
+
+def bounded_text(name: str, value: str, longest: int) -> str:
+    """Return a text as it is; it must have 1 to ``longest`` characters, none of them NUL."""
     if not value:
         raise wrong_field(name, "String should have at least 1 character", "string_too_short")
     if len(value) > longest:
         raise wrong_field(name, f"String should have at most {longest} characters", "string_too_long")
+    if "\0" in value:
+        raise wrong_value(name, "The text must not contain NUL characters.")
     return value
 
 
@@ -39,7 +45,11 @@ def identifier(name: str, text: str) -> int:
             "int_parsing",
             place="path",
         ) from None
-    # No row has an id outside of these: it is not found, which is not the path's fault.
+    return row_id(number)
+
+
+def row_id(number: int) -> int:
+    """Return an id as the store can be asked for it: what no row can have becomes 0, which none has."""
     return number if 0 <= number <= LARGEST else 0
 
 

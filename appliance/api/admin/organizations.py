@@ -64,6 +64,8 @@ async def update_organization(request: Request[Any, Any, State], organization: s
     body = await read_json(request, OrganizationChange)
     name = None if body.name is None else trimmed("name", body.name)
     await _organizations(request).rename(actor_of(request), identifier("organization", organization), name)
+    # Routers name their owner's organization.
+    await request.app.state.gateway.reload()
     return no_content()
 
 
