@@ -13,12 +13,14 @@ from litestar.datastructures import State
 from litestar.exceptions import HTTPException
 from litestar.types import ASGIApp
 
+from appliance.accounts.sealing import Sealer
 from appliance.api.authentication import authorize
 from appliance.api.documentation import openapi_config
 from appliance.api.errors import error_response, http_error_response, internal_error_response
 from appliance.api.monitoring.metrics import Metrics
 from appliance.api.observation import observed
 from appliance.api.routes import routes
+from appliance.audit.keeper import AuditKeeper
 from appliance.control.commands import Commands
 from appliance.control.server import ControlServer
 from appliance.control.stores import Stores
@@ -38,6 +40,7 @@ def build_app(stores: Stores) -> ASGIApp:
     """Return the ASGI application over open stores; its lifespan starts and stops everything else."""
     settings = stores.settings
     metrics = Metrics()
+    keeper = AuditKeeper(stores.database, stores.audit)
 
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
@@ -58,6 +61,8 @@ def build_app(stores: Stores) -> ASGIApp:
         app.state.spool = Spool(settings.spool_dir)
         # Each is closed again when a later one cannot start.
         async with AsyncExitStack() as started:
+            started.push_async_callback(keeper.close)
+            await keeper.start()
             started.push_async_callback(catalog.close)
             started.push_async_callback(gateway.close)
             await gateway.start()
@@ -83,7 +88,9 @@ def build_app(stores: Stores) -> ASGIApp:
                     "database": stores.database,
                     "keyring": stores.keyring,
                     "audit": stores.audit,
+                    "sealer": Sealer(stores.secret),
                     "metrics": metrics,
+                    "refused_keys": keeper.refused,
                 }
             ),
             request_max_body_size=settings.max_json_bytes,
