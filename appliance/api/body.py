@@ -11,7 +11,8 @@ from litestar import Request
 from litestar.exceptions import InternalServerException
 
 from appliance.api.disconnect import ClientGoneError
-from appliance.api.field_errors import InvalidFieldError
+from appliance.api.field_errors import InvalidFieldError, UnreadableBodyError
+from appliance.api.validation import field_errors
 from appliance.errors import InvalidRequestError
 
 T = TypeVar("T")
@@ -24,6 +25,7 @@ MAX_VALUES = 2_000_000
 
 _large_bodies = asyncio.Semaphore(1)
 
+_PLACE = re.compile(r" \(byte (?P<place>[0-9]+)\)$")
 _PATH = re.compile(r" - at `(?:key in )?\$\.?(?P<path>[^`]*)`$")
 
 
@@ -43,20 +45,19 @@ async def read_body(request: Request[Any, Any, Any]) -> bytes:
 async def decoded(body: bytes, type_: type[T]) -> T:
     """Decode a JSON body into ``type_``, numbers and booleans also from their text form.
 
-    Raises InvalidFieldError when it is not of the type, InvalidRequestError (400) when it is not JSON, nested
-    too deeply or has too many values.
+    Raises InvalidFieldError when it is not of the type, UnreadableBodyError when it is not JSON,
+    InvalidRequestError (400) when it is nested too deeply or has too many values.
     """
     try:
         if len(body) <= INLINE_BYTES:
-            return decode(body, type_)
+            return _told_apart(body, type_)
         if sum(map(body.count, (b",", b"[", b"{"))) > MAX_VALUES:
             raise InvalidRequestError("The request body holds too many values.")
         async with _large_bodies:
-            return await asyncio.to_thread(decode, body, type_)
-    except msgspec.ValidationError as error:
-        raise InvalidFieldError(*describe(error)) from None
+            return await asyncio.to_thread(_told_apart, body, type_)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:  # the latter for bytes that are no UTF-8
-        raise InvalidRequestError(f"The request body is not valid JSON: {error}") from None
+        place = _PLACE.search(str(error))
+        raise UnreadableBodyError(str(error), int(place["place"]) if place else len(body)) from None
     except RecursionError:
         raise InvalidRequestError("The request body is nested too deeply.") from None
 
@@ -67,6 +68,14 @@ async def peeked(body: bytes, type_: type[T]) -> T | None:
         return await decoded(body, type_)
     except InvalidRequestError:
         return None
+
+
+def _told_apart(body: bytes, type_: type[T]) -> T:
+    """Decode a body; raise InvalidFieldError, which knows every wrong field, where it is not of the type."""
+    try:
+        return decode(body, type_)
+    except msgspec.ValidationError as error:
+        raise InvalidFieldError(*describe(error), field_errors(body, type_)) from None
 
 
 def decode(body: bytes, type_: type[T]) -> T:
