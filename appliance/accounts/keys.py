@@ -18,7 +18,6 @@ from appliance.storage.database import Database
 ALPHABET = string.ascii_letters + string.digits
 RANDOM_CHARACTERS = 43  # 62^43 > 2^256
 MAX_PRESENTED_KEY = 1024
-NAME_LENGTH = 128
 # Of shorter keys, both ends of eight characters would be too much to show.
 SHORTEST_SHOWN = 40
 
@@ -64,24 +63,6 @@ class Account(msgspec.Struct, frozen=True):
         return self.expires_at is not None and self.expires_at <= now_ms()
 
 
-class KeyRecord(msgspec.Struct, frozen=True):
-    """A key as it may be shown: never the key itself. Times are UTC milliseconds."""
-
-    id: int
-    user_id: int
-    name: str
-    hint: str
-    created_at: int
-    expires_at: int | None
-
-
-class NewKey(msgspec.Struct, frozen=True):
-    """A key just made; the only time its text is known."""
-
-    id: int
-    key: str
-
-
 class Keyring:
     """The keys in the store, under one pepper (32 bytes, derived from the box's secret)."""
 
@@ -105,13 +86,6 @@ class Keyring:
         """Return HMAC-SHA-256(pepper, key), 32 bytes."""
         return hmac.digest(self._pepper, key.encode("utf-8", "surrogateescape"), hashlib.sha256)
 
-    async def create(self, user_id: int, name: str, expires_at: int | None = None) -> NewKey:
-        """Make a key for a user; it is on disk when this returns. Raises AccountError for an unknown user."""
-        key = new_key()
-        return NewKey(
-            await self._database.write(lambda db: self.insert(db, user_id, name, key, expires_at)), key
-        )
-
     def insert(
         self,
         db: sqlite_utils.Database,
@@ -121,34 +95,20 @@ class Keyring:
         expires_at: int | None = None,
         kind: KeyKind = "key",
     ) -> int:
-        """Store ``key`` inside a write task and return its id. Raises AccountError."""
-        if not name.strip() or len(name) > NAME_LENGTH:
-            raise AccountError(f"a key needs a name of 1 to {NAME_LENGTH} characters")
-        if expires_at is not None and expires_at <= now_ms():
-            raise AccountError("the expiry must be in the future")
-        if not list(db.query("SELECT 1 FROM users WHERE id = ?", [user_id])):
-            raise AccountError(f"no user {user_id}", status=404)
+        """Store ``key`` inside a write task and return its id. Raises AccountError (404) for an unknown user."""
+        if not db.execute("SELECT 1 FROM users WHERE id = ?", [user_id]).fetchone():
+            raise AccountError("User not found.", status=404)
         cursor = db.execute(
             "INSERT INTO keys (user_id, kind, name, digest, hint, created_at, expires_at) VALUES (?, ?, ?, ?, ?, ?, ?)",
-            [user_id, kind, name.strip(), self.digest(key), _hint(key), now_ms(), expires_at],
+            [user_id, kind, name, self.digest(key), _hint(key), now_ms(), expires_at],
         )
         return cursor.lastrowid or 0
 
-    async def list(self) -> list[KeyRecord]:
-        """Return every key, oldest first."""
-        columns = "id, user_id, name, hint, created_at, expires_at"
-        return await self._database.read(
-            lambda db: [KeyRecord(**row) for row in db.query(f"SELECT {columns} FROM keys ORDER BY id")]  # noqa: S608
+    def replace(self, db: sqlite_utils.Database, key_id: int, key: str) -> None:
+        """Give a stored key another text inside a write task: the one before is dead after it."""
+        db.execute(
+            "UPDATE keys SET digest = ?, hint = ? WHERE id = ?", [self.digest(key), _hint(key), key_id]
         )
-
-    async def revoke(self, key_id: int) -> None:
-        """Delete a key; no request is accepted with it once this returns. Raises AccountError."""
-
-        def delete(db: sqlite_utils.Database) -> None:
-            if db.execute("DELETE FROM keys WHERE id = ?", [key_id]).rowcount == 0:
-                raise AccountError(f"no key {key_id}", status=404)
-
-        await self._database.write(delete)
 
     def _find(self, digest: bytes) -> Account | None:
         # One indexed look-up (tens of microseconds): cheaper on the loop than a thread, and always current.
@@ -157,6 +117,11 @@ class Keyring:
             return None
         values = dict(zip(Account.__struct_fields__, row, strict=True))
         return Account(**{**values, "permissions": frozenset((row[8] or "").split())})
+
+
+def end_sessions(db: sqlite_utils.Database, user_id: int) -> None:
+    """Delete the keys that a user's logins gave, inside a write task: as after a change of the password."""
+    db.execute("DELETE FROM keys WHERE user_id = ? AND kind = 'session'", [user_id])
 
 
 def new_key() -> str:

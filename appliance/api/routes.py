@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from litestar import Router
 from litestar.types import ControllerRouterHandler
 
+from appliance.api.account.keys import create_key, delete_key, get_key, list_keys, regenerate_key
 from appliance.api.admin.audit import list_audit_lines, verify_audit_log
 from appliance.api.admin.organizations import (
     create_organization,
@@ -22,6 +23,13 @@ from appliance.api.admin.routers import (
     get_router,
     list_routers,
     update_router,
+)
+from appliance.api.admin.tokens import (
+    create_token,
+    delete_token,
+    get_token,
+    list_tokens,
+    regenerate_token,
 )
 from appliance.api.admin.users import create_user, delete_user, get_user, list_users, update_user
 from appliance.api.dialect import COMPACTIFAI, COMPRESSA, OPENGATELLM, UNION, Dialect
@@ -91,16 +99,27 @@ ADMIN: list[ControllerRouterHandler] = [
     get_router,
     update_router,
     delete_router,
+    create_token,
+    list_tokens,
+    get_token,
+    delete_token,
 ]
 
-# What administrators do in the union alone: no part of OpenGateLLM's API.
+# What administrators and accounts do in the union alone: no part of OpenGateLLM's API.
 ADMIN_EXTRAS: list[ControllerRouterHandler] = [
     list_audit_lines,
     verify_audit_log,
+    regenerate_token,
+    regenerate_key,
 ]
 
 # What users do with their own account; §7.
-ACCOUNT: list[ControllerRouterHandler] = []
+ACCOUNT: list[ControllerRouterHandler] = [
+    create_key,
+    list_keys,
+    get_key,
+    delete_key,
+]
 
 AUDIO: list[ControllerRouterHandler] = [
     transcriptions,

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-import time
 from datetime import UTC, datetime
 from typing import Any
 
 import click
 
 from appliance.cli import settings_of
+from appliance.clock import now_ms
 from appliance.control.client import run_command
 
 DAY_MS = 86_400_000
+LONGEST_DAYS = 36_500
+ID = click.IntRange(1, (1 << 63) - 1)
 
 
 @click.group("key")
@@ -22,37 +24,39 @@ def command() -> None:
 
 @command.command("create")
 @click.option("--name", required=True, help="What the key is for.")
-@click.option(
-    "--user", "user_id", type=int, help="The user it belongs to (default: the first administrator)."
-)
-@click.option("--days", type=click.IntRange(min=1), help="Days until it expires (default: never).")
+@click.option("--email", help="The user it belongs to (default: the first administrator).")
+@click.option("--user", "user_id", type=ID, help="The same, by the user's id.")
+@click.option("--days", type=click.IntRange(1, LONGEST_DAYS), help="Days until it expires (default: never).")
 @click.pass_context
-def create(ctx: click.Context, name: str, user_id: int | None, days: int | None) -> None:
+def create(ctx: click.Context, name: str, email: str | None, user_id: int | None, days: int | None) -> None:
     """Make a key and print it, once."""
-    expires_at = None if days is None else time.time_ns() // 1_000_000 + days * DAY_MS
-    arguments = {"name": name, "user_id": user_id, "expires_at": expires_at}
+    if email is not None and user_id is not None:
+        raise click.UsageError("--email and --user both name the user: give one of them")
+    expires_at = None if days is None else now_ms() + days * DAY_MS
+    arguments = {"name": name, "email": email, "user_id": user_id, "expires_at": expires_at}
     created = run_command(settings_of(ctx), "key.create", arguments)
     click.echo(created["key"])
     click.echo(f"Key {created['id']} made. It is shown only this once.", err=True)
 
 
 @command.command("list")
+@click.option("--email", help="Only the keys of this user.")
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
 @click.pass_context
-def list_(ctx: click.Context, as_json: bool) -> None:
-    """List the keys, without their text."""
-    keys = run_command(settings_of(ctx), "key.list", {})
+def list_(ctx: click.Context, email: str | None, as_json: bool) -> None:
+    """List the keys that work, without their text."""
+    keys = run_command(settings_of(ctx), "key.list", {"email": email})
     if as_json:
         click.echo(json.dumps(keys, indent=2))
         return
     for key in keys:
         click.echo(
-            f"{key['id']:>5}  user {key['user_id']:<5} {key['hint']:<14} {_expiry(key):<18} {key['name']}"
+            f"{key['id']:>5}  {key['hint']:<19}  {_expiry(key):<16}  {key['kind']:<9}  {key['email']}  {key['name']}"
         )
 
 
 @command.command("revoke")
-@click.argument("key_id", type=int)
+@click.argument("key_id", type=ID)
 @click.pass_context
 def revoke(ctx: click.Context, key_id: int) -> None:
     """Revoke a key at once."""

@@ -8,6 +8,11 @@ from typing import Any
 
 import msgspec
 
+from appliance.accounts.errors import AccountError
+from appliance.accounts.issued_keys import NAME_LENGTH, IssuedKeys
+from appliance.audit.chain import parse_head
+from appliance.audit.lines import Filter, list_lines
+from appliance.audit.log import COMMAND_LINE
 from appliance.control.errors import ControlError
 from appliance.control.stores import Stores
 from appliance.jobs.runner import JobRunner
@@ -35,28 +40,68 @@ class Commands:
         return await command(self, arguments, progress)
 
     async def _key_create(self, arguments: dict[str, Any], _progress: Progress) -> Any:
-        user_id = arguments.get("user_id") or await self._first_administrator()
-        created = await self._stores.keyring.create(
-            user_id, str(arguments["name"]), arguments.get("expires_at")
-        )
+        owner = await self._user(arguments)
+        if owner is None:
+            owner = await self._first_administrator()
+        name, expires_at = str(arguments["name"]).strip(), arguments.get("expires_at")
+        if not 0 < len(name) <= NAME_LENGTH:
+            raise ControlError(f"a key needs a name of 1 to {NAME_LENGTH} characters")
+        created = await self._keys().create(COMMAND_LINE, owner, name, expires_at)
         return msgspec.to_builtins(created)
 
-    async def _key_list(self, _arguments: dict[str, Any], _progress: Progress) -> Any:
-        return msgspec.to_builtins(await self._stores.keyring.list())
+    async def _key_list(self, arguments: dict[str, Any], _progress: Progress) -> Any:
+        owner = await self._user(arguments)
+        return msgspec.to_builtins(await self._keys().list("ORDER BY k.id", owner))
 
     async def _key_revoke(self, arguments: dict[str, Any], _progress: Progress) -> Any:
-        await self._stores.keyring.revoke(int(arguments["id"]))
+        try:
+            await self._keys().delete(COMMAND_LINE, int(arguments["id"]))
+        except AccountError:
+            raise ControlError(f"no key {arguments['id']}") from None
         return {"revoked": int(arguments["id"])}
 
+    def _keys(self) -> IssuedKeys:
+        stores = self._stores
+        return IssuedKeys(stores.database, stores.keyring, stores.audit, stores.settings.key_max_days)
+
+    async def _user(self, arguments: dict[str, Any]) -> int | None:
+        """Return the user that a command names by e-mail or by id; None when it names none."""
+        email = arguments.get("email")
+        if email is None:
+            return arguments.get("user_id")
+        row = await self._stores.database.read(
+            lambda db: db.execute("SELECT id FROM users WHERE email = ?", [str(email)]).fetchone()
+        )
+        if row is None:
+            raise ControlError(f"there is no user {email}")
+        return int(row[0])
+
     async def _pack_install(self, arguments: dict[str, Any], progress: Progress) -> Any:
-        job = await self._jobs.submit("pack-install", {"source": str(arguments["source"])})
+        source = str(arguments["source"])
+        # Before the work: the job may outlive this command.
+        await self._audited("pack.install", shown_source(source))
+        job = await self._jobs.submit("pack-install", {"source": source})
         return await self._jobs.wait(job, progress)
 
     async def _pack_remove(self, arguments: dict[str, Any], _progress: Progress) -> Any:
         await asyncio.to_thread(self._stores.packs.remove, str(arguments["name"]))
+        await self._audited("pack.remove", str(arguments["name"]))
         if self._packs_changed is not None:
             await self._packs_changed()
         return {"removed": str(arguments["name"])}
+
+    async def _audit_list(self, arguments: dict[str, Any], _progress: Progress) -> Any:
+        wanted = msgspec.convert(arguments, Filter)
+        return msgspec.to_builtins(await self._stores.database.read(lambda db: list_lines(db, wanted)))
+
+    async def _audit_verify(self, arguments: dict[str, Any], _progress: Progress) -> Any:
+        text = arguments.get("head")
+        recorded = None if text is None else parse_head(str(text))
+        return (await self._stores.audit.verify(self._stores.database, recorded)).shown()
+
+    async def _audited(self, action: str, target: str) -> None:
+        audit = self._stores.audit
+        await self._stores.database.write(lambda db: audit.append(db, COMMAND_LINE, action, target))
 
     async def _first_administrator(self) -> int:
         row = await self._stores.database.read(
@@ -70,7 +115,18 @@ class Commands:
         return int(row[0])
 
 
+def shown_source(source: str) -> str:
+    """Return where a pack comes from without what a URL may hold beside: a password, a token in the query."""
+    if "://" not in source:
+        return source
+    rest = source.partition("://")[2].partition("?")[0].partition("#")[0]
+    host, slash, path = rest.partition("/")
+    return f"{source.partition('://')[0]}://{host.rpartition('@')[2]}{slash}{path}"
+
+
 COMMANDS: dict[str, Command] = {
+    "audit.list": Commands._audit_list,  # noqa: SLF001 - the table belongs to the class
+    "audit.verify": Commands._audit_verify,  # noqa: SLF001
     "key.create": Commands._key_create,  # noqa: SLF001 - the table belongs to the class
     "key.list": Commands._key_list,  # noqa: SLF001
     "key.revoke": Commands._key_revoke,  # noqa: SLF001

@@ -11,8 +11,10 @@ import pytest
 
 from appliance.accounts.bootstrap import bootstrap
 from appliance.accounts.errors import AccountError, AuthenticationError
+from appliance.accounts.issued_keys import IssuedKeys
 from appliance.accounts.keys import Keyring, new_key
 from appliance.accounts.secret import derive, load_secret
+from appliance.audit.log import SERVICE, AuditLog
 from appliance.storage.database import Database
 from appliance.storage.migrations import MIGRATIONS
 
@@ -27,6 +29,11 @@ def database(tmp_path: Path) -> Iterator[Database]:
 @pytest.fixture
 def keyring(database: Database) -> Keyring:
     return Keyring(database, b"p" * 32)
+
+
+@pytest.fixture
+def keys(database: Database, keyring: Keyring) -> IssuedKeys:
+    return IssuedKeys(database, keyring, AuditLog(b"a" * 32), max_days=0)
 
 
 def test_the_first_boot_makes_one_administrator_and_says_its_key_once(
@@ -67,25 +74,27 @@ def test_an_unusable_bootstrap_file_writes_nothing(
     assert bootstrap(database, keyring, None) is not None
 
 
-async def test_a_key_works_until_it_is_revoked(database: Database, keyring: Keyring) -> None:
+async def test_a_key_works_until_it_is_deleted(
+    database: Database, keyring: Keyring, keys: IssuedKeys
+) -> None:
     bootstrap(database, keyring, None)
-    created = await keyring.create(1, "laptop")
+    created = await keys.create(SERVICE, 1, "laptop")
 
     assert keyring.authenticate(created.key).key_id == created.id
     assert keyring.authenticate(f"cmp_{created.key}").key_id == created.id
-    await keyring.revoke(created.id)
+    await keys.delete(SERVICE, created.id)
     with pytest.raises(AuthenticationError):
         keyring.authenticate(created.key)
     with pytest.raises(AccountError):
-        await keyring.revoke(created.id)
+        await keys.delete(SERVICE, created.id)
 
 
 async def test_an_expired_key_is_refused(
-    database: Database, keyring: Keyring, monkeypatch: pytest.MonkeyPatch
+    database: Database, keyring: Keyring, keys: IssuedKeys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bootstrap(database, keyring, None)
     now = time.time_ns()
-    created = await keyring.create(1, "short", now // 1_000_000 + 1000)
+    created = await keys.create(SERVICE, 1, "short", now // 1_000_000 + 1000)
     assert keyring.authenticate(created.key).key_id == created.id
     monkeypatch.setattr(time, "time_ns", lambda: now + 2_000_000_000)
 
@@ -93,9 +102,12 @@ async def test_an_expired_key_is_refused(
         keyring.authenticate(created.key)
 
 
-def test_no_file_of_the_store_holds_a_key(database: Database, keyring: Keyring, tmp_path: Path) -> None:
+def test_no_file_of_the_store_holds_a_key(
+    database: Database, keyring: Keyring, keys: IssuedKeys, tmp_path: Path
+) -> None:
     first = bootstrap(database, keyring, None)
-    created = asyncio.run(keyring.create(1, "laptop"))
+    created = asyncio.run(keys.create(SERVICE, 1, "laptop"))
+    again = asyncio.run(keys.regenerate(SERVICE, created.id))
     database.close()
 
     for file in tmp_path.iterdir():
@@ -103,6 +115,7 @@ def test_no_file_of_the_store_holds_a_key(database: Database, keyring: Keyring, 
         assert first is not None
         assert first.encode() not in content
         assert created.key.encode() not in content
+        assert again.key.encode() not in content
 
 
 @pytest.mark.parametrize("presented", ["", "x", "cmp_", "sk-" + "a" * 43, "\udcff\udcfe", "k" * 100_000])
