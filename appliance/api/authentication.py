@@ -11,6 +11,7 @@ from litestar.handlers import BaseRouteHandler
 from appliance.accounts.errors import AuthenticationError, PermissionDeniedError
 from appliance.accounts.keys import Account, Keyring
 from appliance.audit.log import Actor
+from appliance.audit.refusals import RefusedKeys
 
 KEY_HEADERS = ("x-api-key", "unstructured-api-key")
 
@@ -29,12 +30,23 @@ def authorize(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRoute
     access = handler.opt.get("access")
     if access == PUBLIC:
         return
-    account = authenticate(connection)
-    if account.expired and not handler.opt.get("expired_users"):
-        raise AuthenticationError("Invalid API key.")
+    try:
+        account = _live_account(connection, handler)
+    except AuthenticationError:
+        if presented_keys(connection):
+            refused: RefusedKeys = connection.app.state.refused_keys
+            refused.count(source_of(connection))
+        raise
     if access != KEY and access not in account.permissions:
         raise PermissionDeniedError(str(handler.opt.get("denied", "Insufficient rights.")))
     connection.scope["user"] = account
+
+
+def _live_account(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> Account:
+    account = authenticate(connection)
+    if account.expired and not handler.opt.get("expired_users"):
+        raise AuthenticationError("Invalid API key.")
+    return account
 
 
 def authenticate(connection: ASGIConnection[Any, Any, Any, Any]) -> Account:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,22 @@ INSTALL = "pack.install"
 
 
 def run_command(
-    settings: Settings, command: str, arguments: dict[str, Any], progress: Progress | None = None
+    settings: Settings,
+    command: str,
+    arguments: dict[str, Any],
+    progress: Progress | None = None,
+    *,
+    without_service: Callable[[], Any] | None = None,
 ) -> Any:
     """Run a writing command where it may write, and return its result.
 
-    Raises ControlError with the service's words, or the error of the room when run here.
+    ``without_service`` is what to do when no service runs, for commands that only read. Raises ControlError
+    with the service's words, or the error of the room when run here.
     """
     progress = progress or (lambda _done, _total: None)
     connection = _connect(settings)
+    if connection is None and without_service is not None:
+        return without_service()
     if connection is None:
         return _run_here(settings, command, arguments, progress)
     with connection, connection.makefile("rb") as answers:

@@ -369,6 +369,16 @@ def _audit(database: sqlite_utils.Database) -> None:
         ) STRICT
         """
     )
+    # Against accidents; against who means it, there are the MACs. REPLACE fires no trigger of deletion.
+    for name, event, when in (
+        ("audit_keeps", "DELETE", ""),
+        ("audit_stands", "UPDATE", ""),
+        ("audit_grows", "INSERT", "WHEN NEW.id <> (SELECT coalesce(max(id), 0) + 1 FROM audit)"),
+    ):
+        database.execute(
+            f"CREATE TRIGGER {name} BEFORE {event} ON audit {when} "
+            "BEGIN SELECT RAISE(ABORT, 'the audit log is only appended to'); END"
+        )
 
 
 MIGRATIONS: tuple[Migration, ...] = (
