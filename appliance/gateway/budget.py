@@ -6,10 +6,13 @@ requests may still spend, is held here. Amounts are millionths of the currency.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable
 
 from appliance.gateway.errors import InsufficientBudgetError
+
+log = logging.getLogger(__name__)
 
 MILLION = 1_000_000
 # The most that one request costs, a billion of the currency: sums of absurd prices still fit the store.
@@ -23,7 +26,7 @@ def token_cost(prompt_price: float, completion_price: float, prompt: int, comple
     """
     # Calculated and rounded as OpenGateLLM does it: in the currency, to six decimals.
     cost = round(prompt / MILLION * prompt_price + completion / MILLION * completion_price, 6)
-    return round(min(cost * MILLION, MOST_COST))
+    return round(max(0.0, min(cost * MILLION, MOST_COST)))
 
 
 class Reservation:
@@ -93,8 +96,8 @@ class Ledger:
     def _hold(self, user_id: int, amount: int) -> None:
         held = self._held[user_id] + amount
         if held < 0:
-            raise ValueError(f"more was let go of the budget of user {user_id} than was held")
-        if held:
+            log.error("%d more was let go of the budget of user %d than was held", -held, user_id)
+        if held > 0:
             self._held[user_id] = held
         else:
             self._held.pop(user_id, None)
