@@ -16,7 +16,7 @@ from appliance.errors import ApplianceError
 class LazyGroup(click.Group):
     """Loads a command's module only when that command runs: ``appliance version`` needs no engine."""
 
-    COMMANDS = ("serve", "pack", "key", "audit", "doctor", "version")
+    COMMANDS = ("serve", "pack", "key", "user", "audit", "doctor", "version")
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Name the commands in the order of help."""

@@ -10,6 +10,7 @@ import msgspec
 
 from appliance.accounts.errors import AccountError
 from appliance.accounts.issued_keys import NAME_LENGTH, IssuedKeys
+from appliance.accounts.users import ALL, Users
 from appliance.audit.chain import parse_head
 from appliance.audit.lines import Filter, list_lines
 from appliance.audit.log import COMMAND_LINE
@@ -59,6 +60,16 @@ class Commands:
         except AccountError:
             raise ControlError(f"no key {arguments['id']}") from None
         return {"revoked": int(arguments["id"])}
+
+    async def _user_list(self, _arguments: dict[str, Any], _progress: Progress) -> Any:
+        return msgspec.to_builtins(await self._users().list(ALL))
+
+    async def _user_password(self, arguments: dict[str, Any], _progress: Progress) -> Any:
+        email, password = str(arguments["email"]), str(arguments["password"])
+        return {"id": await self._users().reset_password(COMMAND_LINE, email, password)}
+
+    def _users(self) -> Users:
+        return Users(self._stores.database, self._stores.audit)
 
     def _keys(self) -> IssuedKeys:
         stores = self._stores
@@ -132,4 +143,6 @@ COMMANDS: dict[str, Command] = {
     "key.revoke": Commands._key_revoke,  # noqa: SLF001
     "pack.install": Commands._pack_install,  # noqa: SLF001
     "pack.remove": Commands._pack_remove,  # noqa: SLF001
+    "user.list": Commands._user_list,  # noqa: SLF001
+    "user.password": Commands._user_password,  # noqa: SLF001
 }

@@ -19,7 +19,7 @@ from appliance.api.fields import LARGEST, Name, identifier, row_id, trimmed
 from appliance.api.paging import page_of
 from appliance.gateway.routing.records import LimitType
 
-Amount = Annotated[int, msgspec.Meta(le=LARGEST)]
+Amount = Annotated[int, msgspec.Meta(ge=0, le=LARGEST)]
 
 
 class DefaultLimit(msgspec.Struct):
@@ -130,8 +130,9 @@ def _limits(given: list[Limit]) -> list[RouterLimit]:
     for place, limit in enumerate(given):
         router = limit.router if limit.router is not None else limit.router_id
         if router is None:
-            raise _wrong("limits", place, "router", "Field required", "missing")
-        _check_amount("limits", place, limit.value)
+            raise UnprocessableError(
+                [FieldError(["body", "limits", place, "router"], "Field required", "missing")]
+            )
         if (router, limit.type) in found:
             raise wrong_value("limits", f"Duplicate limit found: ({router}, LimitType.{limit.type.upper()}).")
         found[router, limit.type] = RouterLimit(row_id(router), limit.type, limit.value)
@@ -140,23 +141,11 @@ def _limits(given: list[Limit]) -> list[RouterLimit]:
 
 def _default_limits(given: list[DefaultLimit]) -> dict[str, int | None]:
     found: dict[str, int | None] = {}
-    for place, limit in enumerate(given):
-        _check_amount("default_limits", place, limit.value)
+    for limit in given:
         if limit.type in found:
             raise wrong_value("default_limits", f"Duplicate limit found: LimitType.{limit.type.upper()}.")
         found[limit.type] = limit.value
     return found
-
-
-def _check_amount(field: str, place: int, value: int | None) -> None:
-    if value is not None and value < 0:
-        raise _wrong(
-            field, place, "value", "Input should be greater than or equal to 0", "greater_than_equal"
-        )
-
-
-def _wrong(field: str, place: int, name: str, message: str, kind: str) -> UnprocessableError:
-    return UnprocessableError([FieldError(["body", field, place, name], message, kind)])
 
 
 def _shown(request: Request[Any, Any, State], role: Role) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from litestar import Request, Response, delete, get, patch, post
@@ -22,12 +22,13 @@ from appliance.accounts.users import (
 from appliance.api.answers import created, json_answer, listed, no_content
 from appliance.api.authentication import actor_of
 from appliance.api.body import read_json
-from appliance.api.field_errors import wrong_field
 from appliance.api.fields import LARGEST, LONGEST_NAME, bounded_text, future, identifier, row_id
 from appliance.api.paging import optional_query_int, page_of
 
-LARGEST_BUDGET = 1e12
 MICROS = 1_000_000
+
+Budget = Annotated[float, msgspec.Meta(ge=0, le=1e12)]
+Priority = Annotated[int, msgspec.Meta(ge=0, le=LARGEST)]
 
 
 class UserCreation(msgspec.Struct):
@@ -38,9 +39,9 @@ class UserCreation(msgspec.Struct):
     role: int
     name: str | None = None
     organization: int | None = None
-    budget: float | None = None
+    budget: Budget | None = None
     expires: int | None = None
-    priority: int | None = 0
+    priority: Priority | None = 0
 
 
 class UserUpdate(msgspec.Struct):
@@ -52,9 +53,9 @@ class UserUpdate(msgspec.Struct):
     password: str | None = None
     role: int | None = None
     organization: int | None = None
-    budget: float | None = None
+    budget: Budget | None = None
     expires: int | None = None
-    priority: int | None = None
+    priority: Priority | None = None
 
 
 @post("/admin/users", operation_id="createUser", tags=["Admin"], access="admin")
@@ -68,7 +69,7 @@ async def create_user(request: Request[Any, Any, State]) -> Response[bytes]:
         organization_id=None if body.organization is None else row_id(body.organization),
         budget=_micros(body.budget),
         expires_at=future("expires", body.expires),
-        priority=_priority(body.priority) or 0,
+        priority=body.priority or 0,
     )
     password = bounded_text("password", body.password, LONGEST_PASSWORD)
     return created({"id": await _users(request).create(actor_of(request), new, password)})
@@ -104,7 +105,7 @@ async def update_user(request: Request[Any, Any, State], user: str) -> Response[
         email=None if body.email is None else bounded_text("email", body.email, LONGEST_EMAIL),
         name=_name(body.name),
         role_id=None if body.role is None else row_id(body.role),
-        priority=_priority(body.priority),
+        priority=body.priority,
         organization_id=None if body.organization is None else row_id(body.organization),
         budget=_micros(body.budget),
         expires_at=future("expires", body.expires),
@@ -145,26 +146,8 @@ def _name(name: str | None) -> str | None:
 
 
 def _micros(budget: float | None) -> int | None:
-    """Return millionths of the currency. Raises UnprocessableError for what no budget can be."""
-    if budget is None:
-        return None
-    if not budget >= 0:  # NaN too
-        raise wrong_field("budget", "Input should be greater than or equal to 0", "greater_than_equal")
-    if budget > LARGEST_BUDGET:
-        raise wrong_field(
-            "budget", f"Input should be less than or equal to {LARGEST_BUDGET:.0f}", "less_than_equal"
-        )
-    return int((Decimal(repr(budget)) * MICROS).to_integral_value())
-
-
-def _priority(priority: int | None) -> int | None:
-    if priority is None:
-        return None
-    if priority < 0:
-        raise wrong_field("priority", "Input should be greater than or equal to 0", "greater_than_equal")
-    if priority > LARGEST:
-        raise wrong_field("priority", f"Input should be less than or equal to {LARGEST}", "less_than_equal")
-    return priority
+    """Return millionths of the currency, by the decimal digits that the budget is written with."""
+    return None if budget is None else int((Decimal(repr(budget)) * MICROS).to_integral_value())
 
 
 def _shown(user: User) -> dict[str, Any]:

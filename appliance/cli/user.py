@@ -1,0 +1,88 @@
+"""``appliance user``: list the users, and give one another password, also when nobody can log in."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+
+from appliance.cli import settings_of
+from appliance.control.client import run_command
+
+MICROS = 1_000_000
+# More than any password has bytes: what is longer need not be read to be refused.
+LONGEST_INPUT = 8192
+
+
+@click.group("user")
+def command() -> None:
+    """List users and reset their passwords."""
+
+
+@command.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
+@click.pass_context
+def list_(ctx: click.Context, as_json: bool) -> None:
+    """List the users with their roles, budgets and expiries."""
+    users = run_command(settings_of(ctx), "user.list", {})
+    if as_json:
+        click.echo(json.dumps(users, indent=2))
+        return
+    for user in users:
+        click.echo(
+            f"{user['id']:>5}  role {user['role_id']:<5} {_budget(user):<22} {_expiry(user):<18} "
+            f"{_printable(user['email'])}"
+        )
+
+
+@command.command("password")
+@click.argument("email")
+@click.option("--stdin", "from_stdin", is_flag=True, help="Read the password from standard input.")
+@click.pass_context
+def password(ctx: click.Context, email: str, from_stdin: bool) -> None:
+    """Give the user EMAIL another password; its sessions end."""
+    new = (
+        _read_password()
+        if from_stdin
+        else click.prompt("New password", hide_input=True, confirmation_prompt=True)
+    )
+    arguments = {"email": _text("EMAIL", email), "password": _text("the password", new)}
+    changed = run_command(settings_of(ctx), "user.password", arguments)
+    click.echo(f"User {changed['id']} has a new password.", err=True)
+
+
+def _read_password() -> str:
+    """Return the first line of standard input. Raises UsageError when it is no text."""
+    line = click.get_binary_stream("stdin").readline(LONGEST_INPUT)
+    try:
+        return line.decode().rstrip("\r\n")
+    except UnicodeDecodeError:
+        raise click.UsageError("the password is not UTF-8") from None
+
+
+def _text(what: str, value: str) -> str:
+    """Return a text that can be sent. Raises UsageError for bytes of a command line that are no UTF-8."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise click.UsageError(f"{what} is not UTF-8") from None
+    return value
+
+
+def _printable(text: str) -> str:
+    """Return a text of a stranger without what a terminal would obey."""
+    return "".join(
+        character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text
+    )
+
+
+def _budget(user: dict[str, Any]) -> str:
+    return "no budget limit" if user["budget"] is None else f"budget {user['budget'] / MICROS:.6f}"
+
+
+def _expiry(user: dict[str, Any]) -> str:
+    if user["expires_at"] is None:
+        return "never expires"
+    return f"until {datetime.fromtimestamp(user['expires_at'] / 1000, UTC):%Y-%m-%d}"
