@@ -24,6 +24,16 @@ READ_SECONDS = 300.0
 # Shorter than what servers keep (uvicorn: 5 s): a connection must not be used when it is being closed.
 KEEP_ALIVE_SECONDS = 4.0
 
+# Where clouds serve credentials to whoever asks; most are link-local, these are not.
+METADATA: frozenset[Address] = frozenset(
+    map(
+        ipaddress.ip_address,
+        ("fd00:ec2::254", "fd20:ce::254", "100.100.100.200", "168.63.129.16", "192.0.0.192"),
+    )
+)
+# IPv6 addresses that a gateway turns into the IPv4 address in their last 32 bits: NAT64, and the oldest form.
+CARRIERS = tuple(map(ipaddress.IPv6Network, ("64:ff9b::/96", "64:ff9b:1::/48", "::/96")))
+
 
 class EgressError(ApplianceError):
     """The egress policy forbids this call."""
@@ -33,7 +43,7 @@ class EgressError(ApplianceError):
 
 
 class EgressPolicy:
-    """Which addresses may be reached: those in ``networks``, never link-local or unspecified ones."""
+    """Which addresses may be reached: those in ``networks``, loopback only where they say so, and some never."""
 
     def __init__(self, networks: Iterable[str]) -> None:
         """Take networks as CIDR text. Raises EgressError for a text that is none."""
@@ -43,12 +53,22 @@ class EgressPolicy:
             raise EgressError(f"egress_networks: {error}", status=500) from error
 
     def allows(self, address: Address) -> bool:
-        """Tell whether an address may be connected to."""
+        """Tell whether an address may be connected to; for one that carries another, whether both may."""
         mapped = getattr(address, "ipv4_mapped", None)
-        address = mapped or address
-        if address.is_link_local or address.is_multicast or address.is_unspecified:
-            return False  # link-local holds the metadata services of clouds
-        return any(address.version == net.version and address in net for net in self.networks)
+        if mapped is not None:
+            return self.allows(mapped)  # the same address, written for IPv6 sockets
+        return all(self._lists(each) for each in (address, *_carried(address)))
+
+    def _lists(self, address: Address) -> bool:
+        if address.is_link_local or address.is_multicast or address.is_unspecified or address in METADATA:
+            return False
+        return any(
+            address.version == network.version
+            and address in network
+            # "Every network" does not mean this machine itself.
+            and (network.is_loopback or not address.is_loopback)
+            for network in self.networks
+        )
 
     async def resolve(self, host: str, port: int) -> str:
         """Return the address to connect to. Raises EgressError when any address of the host is refused."""
@@ -64,11 +84,26 @@ class EgressPolicy:
                 answers = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
             except socket.gaierror as error:
                 raise EgressError(f"{host} cannot be resolved: {error.strerror}", status=503) from error
+            except UnicodeError:  # an empty label, or one of more than 63 characters
+                raise EgressError(f"{host} is not the name of a host.", status=503) from None
             found = [ipaddress.ip_address(answer[4][0]) for answer in answers]
         for address in found:
             if not self.allows(address):
                 raise EgressError(f"Calls to {host} ({address}) are not allowed by the egress policy.")
         return str(found[0])
+
+
+def _carried(address: Address) -> list[ipaddress.IPv4Address]:
+    """Return the IPv4 addresses that packets to an IPv6 address may end at: 6to4, Teredo and NAT64 forms."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return []
+    found = [] if address.sixtofour is None else [address.sixtofour]
+    found += address.teredo or ()
+    if any(address in network for network in CARRIERS) and not (
+        address.is_loopback or address.is_unspecified
+    ):
+        found.append(ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF))
+    return found
 
 
 class _CheckedBackend(httpcore.AnyIOBackend):
