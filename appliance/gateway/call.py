@@ -16,6 +16,7 @@ from appliance.gateway.limits.limiter import Limiter
 from appliance.gateway.routing.records import Limits, Provider, Router
 from appliance.gateway.routing.states import Outcome, ProviderStates
 from appliance.gateway.usage.carbon import footprint
+from appliance.gateway.usage.energy import EnergyMeter, EnergyShare
 from appliance.gateway.usage.record import Footprint, UsageRecord
 
 T = TypeVar("T")
@@ -44,6 +45,7 @@ class CallContext(msgspec.Struct, frozen=True, kw_only=True):
     states: ProviderStates
     budget: Callable[[int], int | None]
     record: Callable[[UsageRecord, bool], None]
+    energy: EnergyMeter = msgspec.field(default_factory=EnergyMeter)
 
 
 class ModelCall:
@@ -80,6 +82,9 @@ class ModelCall:
         self._tokens_admitted = False
         self._broken: int | None = None
         self._closed = False
+        # The energy that this box takes for it, while it does; and the footprint that was shown last.
+        self._energy: EnergyShare | None = None
+        self._shown: tuple[tuple[int, int], Footprint] | None = None
 
     def admit(self) -> None:
         """Count the request. Raises LimitExceededError."""
@@ -131,6 +136,7 @@ class ModelCall:
             if provider is None:
                 raise failure or OverloadedError(f"No provider of `{self.router.name}` can be reached.")
             self.provider = provider
+            self._energy = self._context.energy.begin() if provider.is_local else None
             try:
                 return await attempt(provider)
             except OverloadedError as error:
@@ -140,6 +146,7 @@ class ModelCall:
                     # Else ``close`` says how this one ended.
                     states.failed(provider, error)
                     self.provider = None
+                    self._end_energy()
 
     def first_token(self) -> None:
         """Note that the first of a stream is on its way."""
@@ -168,6 +175,7 @@ class ModelCall:
         self._context.ledger.release(self._reservation)
         if self.provider is None:
             return
+        self._end_energy()
         if status >= 400:
             self.prompt_tokens = self.completion_tokens = 0
         latency = time.monotonic() - self._started
@@ -208,10 +216,20 @@ class ModelCall:
         provider = self.provider
         if provider is None:
             return Footprint()
-        return footprint(
-            provider.active_params,
-            provider.total_params,
-            provider.hosting_zone,
-            self.prompt_tokens + self.completion_tokens,
-            time.monotonic() - self._started,
-        )
+        tokens = (self.prompt_tokens, self.completion_tokens)
+        # The record has what the answer said, though time goes on between them.
+        if self._shown is None or self._shown[0] != tokens:
+            burned = footprint(
+                provider.active_params,
+                provider.total_params,
+                provider.hosting_zone,
+                sum(tokens),
+                time.monotonic() - self._started,
+                None if self._energy is None else self._energy.kwh(),
+            )
+            self._shown = (tokens, burned)
+        return self._shown[1]
+
+    def _end_energy(self) -> None:
+        if self._energy is not None:
+            self._energy.end()

@@ -19,8 +19,10 @@ from appliance.gateway.routing.local_packs import route_packs
 from appliance.gateway.routing.records import UNLIMITED, Limits, ModelType, Router
 from appliance.gateway.routing.states import ProviderStates
 from appliance.gateway.routing.table import RoutingTable
+from appliance.gateway.usage.energy import EnergyMeter, PackageCounters
 from appliance.gateway.usage.log import UsageLog
 from appliance.gateway.usage.record import UsageRecord
+from appliance.gateway.usage.retention import Retention
 from appliance.network.egress import EgressPolicy, egress_client
 from appliance.storage.database import Database
 
@@ -41,6 +43,8 @@ class Gateway:
         self.limiter = Limiter()
         self.ledger = Ledger()
         self.usage = UsageLog(database, self.ledger, self.limiter)
+        self.retention = Retention(database, settings.usage_retention_days)
+        self.energy = EnergyMeter(PackageCounters.find())
         # Called with the record of every call, also of those that leave none in the store.
         self.observers: list[Callable[[UsageRecord], None]] = []
         # For every call to an upstream server. The requests that cause them are bounded in number.
@@ -59,11 +63,14 @@ class Gateway:
             states=self.states,
             budget=self._budget,
             record=self._record,
+            energy=self.energy,
         )
 
     async def start(self) -> None:
         """Take up what the store has, and begin to load the models."""
         await self.usage.start()
+        self.retention.start()
+        self.energy.start()
         await self.refresh()
 
     async def close(self) -> None:
@@ -71,7 +78,9 @@ class Gateway:
         if self._refreshes:
             await asyncio.wait(self._refreshes)
         await self.upstream.aclose()
+        await self.retention.close()
         await self.usage.close()
+        self.energy.close()
 
     async def refresh(self) -> None:
         """Take in which packs are installed now."""

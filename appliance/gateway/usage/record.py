@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
+
+FOOTPRINT_COLUMNS = ("kwh_min", "kwh_max", "kgco2eq_min", "kgco2eq_max")
 
 
 class Footprint(msgspec.Struct, frozen=True):
@@ -37,3 +41,11 @@ class UsageRecord(msgspec.Struct, frozen=True, kw_only=True):
     completion_tokens: int
     cost: int
     footprint: Footprint
+
+
+def record_of(row: dict[str, Any]) -> UsageRecord:
+    """Return the record in a row of the table ``usage``."""
+    energy = {name: row[name] for name in FOOTPRINT_COLUMNS}
+    burned = Footprint(**energy, measured=bool(row["measured"]))
+    names = [name for name in UsageRecord.__struct_fields__ if name != "footprint"]
+    return UsageRecord(**{name: row[name] for name in names}, footprint=burned)
