@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
 from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
+from litestar.routes import BaseRoute, HTTPRoute
 
 from appliance.accounts.errors import AuthenticationError, PermissionDeniedError
 from appliance.accounts.keys import Account, Keyring
+from appliance.accounts.permissions import PERMISSIONS
 from appliance.audit.log import Actor
 from appliance.audit.refusals import RefusedKeys
 
@@ -47,6 +50,17 @@ def _live_account(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseR
     if account.expired and not handler.opt.get("expired_users"):
         raise AuthenticationError("Invalid API key.")
     return account
+
+
+def require_access(routes: Iterable[BaseRoute]) -> None:
+    """Refuse an application with a route that does not say who may call it. Raises RuntimeError."""
+    for route in routes:
+        if not isinstance(route, HTTPRoute):
+            raise RuntimeError(f"nothing guards {route.path}, which is not HTTP")  # noqa: TRY004
+        for method, (handler, _) in route.route_handler_map.items():
+            # The framework's own answer to OPTIONS says nothing, and so lets nobody in.
+            if method != "OPTIONS" and handler.opt.get("access") not in (PUBLIC, KEY, *PERMISSIONS):
+                raise RuntimeError(f"{method} {route.path} does not say who may call it (access)")
 
 
 def authenticate(connection: ASGIConnection[Any, Any, Any, Any]) -> Account:

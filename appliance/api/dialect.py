@@ -11,7 +11,12 @@ import msgspec
 
 from appliance.accounts.keys import Account
 from appliance.errors import ApplianceError
-from appliance.gateway.errors import ForbiddenModelError, InsufficientBudgetError, ModelNotFoundError
+from appliance.gateway.errors import (
+    ForbiddenModelError,
+    InsufficientBudgetError,
+    ModelNotFoundError,
+    WrongTaskError,
+)
 
 # The flat error words of vLLM-era clients, by status.
 FLAT_TYPES = {
@@ -72,8 +77,41 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     default_limits: bool = True
     # Whether the usage in answers has what a request cost and burned, besides its tokens.
     full_usage: bool = False
+    # Whether every declared field goes to an upstream server, with its default, or only what was sent.
+    forward_defaults: bool = False
     # Statuses that carry a top-level ``detail`` beside the error object.
     detail_statuses: frozenset[int] = frozenset({401, 403, 404, 422})
+    # Whether errors hold ``detail`` alone, and requests are met as FastAPI meets them: a slash too many is a
+    # redirect, a body that is no JSON a 422, a failure plain text.
+    detail_only: bool = False
+    # What a key that is not live is answered.
+    bad_key_status: int = 401
+    # What a model of another type is answered; None = what it cannot do.
+    wrong_task_status: int = 400
+    wrong_task_text: str | None = None
+    # Whether a request may leave the choice of the model to the box.
+    default_model: bool = True
+    # Whether lists of models begin with those to chat with; else they go by id.
+    chat_models_first: bool = True
+    # The most stop strings.
+    max_stops: int = 64
+    # Whether several tools may be called at once when the request does not say so.
+    parallel_tool_calls: bool = True
+    # The fields of a chat that are checked here; what is wrong with others is the model server's 400.
+    # None = all are.
+    checked_chat_fields: frozenset[str] | None = None
+    # Whether chats know OpenGateLLM's search tool, and the query parameter ``required``.
+    search_tool: bool = True
+    # Whether answers have the fields that vLLM adds to OpenAI's.
+    vllm_fields: bool = True
+    # Whether every stream ends with its usage, and names the model as the provider does.
+    gateway_streams: bool = False
+    # Whether embeddings and rerank have OpenGateLLM's smaller bodies.
+    plain_encoding: bool = False
+    # Whether ``language`` is the one to answer in, whatever is spoken (and audio forms are OpenGateLLM's).
+    output_language: bool = False
+    # The most bytes of an audio file; None = what the configuration allows.
+    max_audio_bytes: int | None = None
 
     @property
     def platform(self) -> str:
@@ -90,6 +128,8 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
             error.status = self.budget_status
         elif isinstance(error, ForbiddenModelError) and self.hide_forbidden_models:
             return self.unknown_model(ModelNotFoundError(error.name, []))
+        elif isinstance(error, WrongTaskError) and self.wrong_task_text is not None:
+            return ApplianceError(self.wrong_task_text, status=self.wrong_task_status, type=error.type)
         return error
 
     def unknown_model(self, error: ModelNotFoundError) -> ApplianceError:
@@ -101,8 +141,10 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
 
     def error_body(self, error: ApplianceError, detail: Any = None) -> dict[str, Any]:
         """Return the body of an error: OpenAI's object, its flat copy, and ``detail`` where clients read it."""
+        if self.detail_only:
+            return {"detail": error.message if detail is None else detail}
         body: dict[str, Any] = {
-            "error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code},
+            "error": error_object(error),
             "object": "error",
             "message": error.message,
             "type": FLAT_TYPES.get(error.status, "APIError"),
@@ -118,6 +160,11 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
         if self.card_keys is None:
             return card
         return {key: value for key, value in card.items() if key in self.card_keys}
+
+
+def error_object(error: ApplianceError) -> dict[str, Any]:
+    """Return OpenAI's object for an error, which streams carry on every mount."""
+    return {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
 
 
 # The card of the chat contract (its section 17), without what only OpenGateLLM's clients read.
@@ -138,6 +185,7 @@ COMPRESSA = Dialect(
     named_tools_only=True,
     named_tool_content="",
     json_schema=False,
+    search_tool=False,
     card_keys=CHAT_CARD,
 )
 COMPACTIFAI = Dialect(
@@ -147,6 +195,7 @@ COMPACTIFAI = Dialect(
     max_choices=1,
     max_completion_tokens=150_000,
     bare_tool_names=True,
+    search_tool=False,
     unknown_model_status=400,
     unknown_model_text="Invalid request: Model '{name}' not found; available: [{available}]",
     plain_transcriptions=True,
@@ -162,9 +211,41 @@ OPENGATELLM = Dialect(
     unprocessable_fields=True,
     master_key=True,
     full_usage=True,
+    forward_defaults=True,
     owner_is_organization=True,
+    detail_only=True,
+    bad_key_status=403,
+    wrong_task_status=422,
+    wrong_task_text="Wrong model type.",
+    default_model=False,
+    chat_models_first=False,
+    max_stops=4,
+    parallel_tool_calls=False,
+    checked_chat_fields=frozenset(
+        {
+            *("messages", "model", "frequency_penalty", "logit_bias", "logprobs", "top_logprobs"),
+            *("presence_penalty", "max_completion_tokens", "n", "seed", "stop", "stream", "temperature"),
+            *("top_p", "tools", "parallel_tool_calls", "user", "search", "search_args"),
+        }
+    ),
+    vllm_fields=False,
+    gateway_streams=True,
+    plain_encoding=True,
+    output_language=True,
+    max_audio_bytes=20 << 20,
     default_limits=False,
     card_keys=frozenset(
         {"id", "type", "aliases", "created", "owned_by", "max_context_length", "costs", "object"}
     ),
 )
+
+# The mounts beside the union's.
+STRICT = (COMPRESSA, COMPACTIFAI, OPENGATELLM)
+
+
+def dialect_at(path: str) -> Dialect:
+    """Return the dialect of the mount that a path lies in, also where there is no route."""
+    for dialect in STRICT:
+        if path == dialect.platform or path.startswith(dialect.platform + "/"):
+            return dialect
+    return UNION

@@ -6,11 +6,14 @@ from typing import Any
 
 import msgspec
 import swagger_ui_bundle
-from litestar import Request, Response, get
+from litestar import Request, Response, Router, get
 from litestar.datastructures import State
 from litestar.exceptions import NotFoundException
 from litestar.openapi import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import Components, SecurityScheme
+from litestar.routes import BaseRoute
+from litestar.types import ControllerRouterHandler
 
 from appliance import __version__
 from appliance.api.operations import describe_bodies, describe_mounts
@@ -66,9 +69,17 @@ def openapi_config() -> OpenAPIConfig:
         security=[{"key": []}],
         use_handler_docstrings=True,
         # The document and the page are served below, not by the framework's plugins: those load from a CDN.
-        render_plugins=[],
-        path="/unused",
+        render_plugins=[JsonRenderPlugin()],
+        openapi_router=_Unserved(path="/unserved", route_handlers=[]),
     )
+
+
+class _Unserved(Router):
+    """Takes none of the routes that the framework would serve the document by."""
+
+    def register(self, value: ControllerRouterHandler) -> list[BaseRoute]:
+        """Leave a route out."""
+        return []
 
 
 @get("/openapi.json", include_in_schema=False, access="public")

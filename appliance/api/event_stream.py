@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from litestar.response import Stream
 
-from appliance.api.dialect import Dialect
+from appliance.api.dialect import Dialect, error_object
 from appliance.errors import ApplianceError
 
 log = logging.getLogger(__name__)
@@ -59,13 +59,13 @@ async def _frames(
     except ApplianceError as error:
         if on_failure is not None:
             on_failure(error.status)
-        yield frame({"error": dialect.error_body(error)["error"]})
+        yield frame({"error": error_object(dialect.translated(error))})
     except Exception:
         log.exception("a stream failed")
         if on_failure is not None:
             on_failure(500)
         failure = ApplianceError("The server had an error while processing your request.")
-        yield frame({"error": dialect.error_body(failure)["error"]})
+        yield frame({"error": error_object(failure)})
     finally:
         await events.aclose()
     if done:

@@ -1,0 +1,60 @@
+"""What OpenGateLLM's mount is strict about before anyone looks at the key: FastAPI's ways with paths and schemes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from litestar.connection import ASGIConnection
+from litestar.handlers import BaseRouteHandler
+
+from appliance.accounts.errors import PermissionDeniedError
+from appliance.api.authentication import KEY_HEADERS, PUBLIC
+from appliance.api.dialect import Dialect
+from appliance.errors import ApplianceError
+
+
+class RedirectError(ApplianceError):
+    """What is asked for is at ``location``."""
+
+    status = 307
+
+    def __init__(self, location: str) -> None:
+        super().__init__("Temporary Redirect")
+        self.location = location
+
+
+def as_published(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
+    """Hold a request to the letter of its mount. Raises RedirectError (307), PermissionDeniedError (403)."""
+    dialect: Dialect | None = handler.opt.get("dialect")
+    if dialect is None or not dialect.detail_only:
+        return
+    location = slashless(connection.scope)
+    if location is not None:
+        raise RedirectError(location)
+    if handler.opt.get("access") != PUBLIC and _misspelt_bearer(connection):
+        raise PermissionDeniedError("Invalid authentication scheme.")
+
+
+def slashless(scope: Mapping[str, Any]) -> str | None:
+    """Return where a request leads whose path has a slash at its end, query included; None without one."""
+    path = scope.get("raw_path", b"").decode("latin-1")
+    if not path.endswith("/"):
+        return None
+    query = scope.get("query_string", b"").decode("latin-1")
+    # Of several slashes at the beginning one is left: two would make it another host.
+    return "/" + path.strip("/") + ("?" + query if query else "")
+
+
+def has_other_scheme(connection: ASGIConnection[Any, Any, Any, Any]) -> bool:
+    """Tell whether the only credential is of another scheme than bearer (or a scheme without any)."""
+    if any(connection.headers.get(header, "").strip() for header in KEY_HEADERS):
+        return False
+    scheme, _, rest = connection.headers.get("authorization", "").strip().partition(" ")
+    return bool(rest.strip()) != (scheme.lower() == "bearer")
+
+
+def _misspelt_bearer(connection: ASGIConnection[Any, Any, Any, Any]) -> bool:
+    scheme, _, rest = connection.headers.get("authorization", "").strip().partition(" ")
+    others = any(connection.headers.get(header, "").strip() for header in KEY_HEADERS)
+    return bool(rest.strip()) and scheme != "Bearer" and scheme.lower() == "bearer" and not others
