@@ -13,12 +13,16 @@ from litestar.datastructures import State
 from litestar.exceptions import HTTPException
 from litestar.types import ASGIApp
 
+from appliance.accounts.housekeeping import keep_house
+from appliance.accounts.login import Logins
 from appliance.accounts.sealing import Sealer
-from appliance.api.authentication import authorize
+from appliance.api.authentication import authorize, require_access
 from appliance.api.documentation import openapi_config
 from appliance.api.errors import error_response, http_error_response, internal_error_response
+from appliance.api.monitoring.gauges import Box, Connections
 from appliance.api.monitoring.metrics import Metrics
 from appliance.api.observation import observed
+from appliance.api.published import as_published
 from appliance.api.routes import routes
 from appliance.audit.keeper import AuditKeeper
 from appliance.control.commands import Commands
@@ -36,8 +40,11 @@ from appliance.storage.spool import Spool
 SWITCH_INTERVAL_SECONDS = 0.0005
 
 
-def build_app(stores: Stores) -> ASGIApp:
-    """Return the ASGI application over open stores; its lifespan starts and stops everything else."""
+def build_app(stores: Stores, connections: Connections | None = None) -> ASGIApp:
+    """Return the ASGI application over open stores; its lifespan starts and stops everything else.
+
+    ``connections`` are the server's, for the metrics.
+    """
     settings = stores.settings
     metrics = Metrics()
     keeper = AuditKeeper(stores.database, stores.audit)
@@ -55,7 +62,15 @@ def build_app(stores: Stores) -> ASGIApp:
 
         jobs = JobRunner(stores.database, job_handlers(stores.packs, settings), job_ended)
         control = ControlServer(settings.control_path, Commands(stores, jobs, gateway.refresh))
-        metrics.watch(catalog)
+        box = Box(
+            catalog=catalog,
+            gateway=gateway,
+            audit=stores.audit,
+            refused=keeper.refused,
+            connections=connections,
+        )
+        metrics.watch(box, stores.database)
+        gateway.observers.append(metrics.called)
         app.state.catalog = catalog
         app.state.gateway = gateway
         app.state.spool = Spool(settings.spool_dir)
@@ -66,6 +81,8 @@ def build_app(stores: Stores) -> ASGIApp:
             started.push_async_callback(catalog.close)
             started.push_async_callback(gateway.close)
             await gateway.start()
+            housekeeping = asyncio.create_task(keep_house(stores.database, stores.audit), name="housekeeping")
+            started.callback(housekeeping.cancel)
             started.push_async_callback(asyncio.to_thread, jobs.close)
             jobs.start()
             started.push_async_callback(control.close)
@@ -75,7 +92,7 @@ def build_app(stores: Stores) -> ASGIApp:
     app = Litestar.from_config(
         AppConfig(
             route_handlers=routes(settings),
-            guards=[authorize],
+            guards=[as_published, authorize],
             exception_handlers={
                 ApplianceError: error_response,
                 HTTPException: http_error_response,
@@ -87,6 +104,7 @@ def build_app(stores: Stores) -> ASGIApp:
                     "settings": settings,
                     "database": stores.database,
                     "keyring": stores.keyring,
+                    "logins": Logins(stores.database, stores.keyring, stores.audit, settings.session_seconds),
                     "audit": stores.audit,
                     "sealer": Sealer(stores.secret),
                     "metrics": metrics,
@@ -99,4 +117,5 @@ def build_app(stores: Stores) -> ASGIApp:
             logging_config=None,
         )
     )
+    require_access(app.routes)
     return observed(app, metrics, settings.request_read_timeout)

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from litestar import Router
 from litestar.types import ControllerRouterHandler
 
+from appliance.api.account.info import get_info, update_info
 from appliance.api.account.keys import create_key, delete_key, get_key, list_keys, regenerate_key
+from appliance.api.account.login import login
 from appliance.api.admin.audit import list_audit_lines, verify_audit_log
 from appliance.api.admin.organizations import (
     create_organization,
@@ -115,6 +117,9 @@ ADMIN_EXTRAS: list[ControllerRouterHandler] = [
 
 # What users do with their own account; §7.
 ACCOUNT: list[ControllerRouterHandler] = [
+    login,
+    get_info,
+    update_info,
     create_key,
     list_keys,
     get_key,
@@ -165,7 +170,7 @@ def routes(settings: Settings) -> list[ControllerRouterHandler]:
 
 def management(extras: Sequence[ControllerRouterHandler] = ()) -> Router:
     """Return the routes of administrators and accounts, whose clients read FastAPI's lists of wrong fields."""
-    return Router(path="/", route_handlers=[*ADMIN, *extras, *ACCOUNT], opt={"unprocessable": True})
+    return Router(path="/", route_handlers=[*ADMIN, *extras, *ACCOUNT], opt={"unprocessable": "all"})
 
 
 def mount(
