@@ -51,6 +51,16 @@ class ConnectionLimits:
         self._idle: dict[bytes, dict[Connection, None]] = {}
         self._idle_count = 0
 
+    @property
+    def running(self) -> int:
+        """How many connections run a request."""
+        return len(self._running)
+
+    @property
+    def idle(self) -> int:
+        """How many do not."""
+        return self._idle_count
+
     def full_for(self, connection: Connection) -> bool:
         """Tell whether one more request, on this connection, would be too many."""
         return len(self._running) + (connection not in self._running) > self.maximum

@@ -12,6 +12,7 @@ from litestar.types import ASGIApp, Message, Receive, Send
 
 from appliance.api.disconnect import run_at_end
 from appliance.api.model_call import call_of
+from appliance.api.monitoring.http import METHODS, Exchange
 from appliance.api.monitoring.metrics import Metrics
 from appliance.errors import ApplianceError
 
@@ -38,10 +39,12 @@ def observed(app: ASGIApp, metrics: Metrics, body_seconds: float) -> ASGIApp:
         if not _ACCEPTED_ID.match(request_id):
             request_id = uuid.uuid4().hex.encode()
         status = 500
+        received = sent = 0
         started = time.monotonic()
 
         async def send_with_id(message: Message) -> None:
-            nonlocal status
+            nonlocal status, sent
+            sent += len(message.get("body", b""))  # type: ignore[arg-type] # bytes, in the messages that have it
             if message["type"] == "http.response.start":
                 status = message["status"]
                 call = call_of(scope)
@@ -56,7 +59,7 @@ def observed(app: ASGIApp, metrics: Metrics, body_seconds: float) -> ASGIApp:
         arrived = False
 
         async def receive_in_time() -> Any:
-            nonlocal arrived
+            nonlocal arrived, received
             if arrived:  # from here on there is only the disconnect to wait for
                 return await receive()
             try:
@@ -65,6 +68,7 @@ def observed(app: ASGIApp, metrics: Metrics, body_seconds: float) -> ASGIApp:
             except TimeoutError:
                 raise SlowBodyError("The request body did not arrive in time.") from None
             arrived = not message.get("more_body", False)
+            received += len(message.get("body", b""))
             return message
 
         deadline = asyncio.get_running_loop().time() + body_seconds
@@ -77,9 +81,16 @@ def observed(app: ASGIApp, metrics: Metrics, body_seconds: float) -> ASGIApp:
             if call is not None:
                 call.close(status)
             metrics.in_flight.dec()
-            route = _route(scope)
-            metrics.requests.labels(scope["method"], route, status).inc()
-            metrics.seconds.labels(scope["method"], route).observe(time.monotonic() - started)
+            metrics.answered(
+                Exchange(
+                    method=scope["method"] if scope["method"] in METHODS else "other",
+                    route=_route(scope),
+                    status=status,
+                    seconds=time.monotonic() - started,
+                    request_bytes=received,
+                    response_bytes=sent,
+                )
+            )
 
     return observe
 

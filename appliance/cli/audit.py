@@ -70,7 +70,7 @@ def list_(ctx: click.Context, /, as_json: bool, limit: int, **wanted: Any) -> No
     for line in lines:
         # Within printable JSON and texts that the log cleaned: nothing here steers the terminal.
         when = datetime.fromtimestamp(line["created_at"] / 1000, UTC)
-        details = json.dumps(line["details"]) if line["details"] else ""
+        details = json.dumps(line["details"], ensure_ascii=False) if line["details"] else ""
         text = f"{line['action']:<22} {line['target']}  by {line['actor']} from {line['source']}  {details}"
         click.echo(f"{line['id']:>7}  {when:%Y-%m-%d %H:%M:%S}  {_printable(text)}".rstrip())
 

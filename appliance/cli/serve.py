@@ -110,10 +110,11 @@ def run(settings: Settings, listener: socket.socket) -> None:
     from appliance.control.stores import open_stores
 
     with open_stores(settings, first_boot=True) as stores:
+        connections = ConnectionLimits(settings.max_connections)
         config = uvicorn.Config(
-            build_app(stores),
+            build_app(stores, connections),
             loop="uvloop",
-            http=limited_connection(ConnectionLimits(settings.max_connections)),
+            http=limited_connection(connections),
             ws="none",
             proxy_headers=False,
             lifespan="on",

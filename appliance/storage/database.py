@@ -75,6 +75,11 @@ class Database:
             raise
         return cls(path, connection)
 
+    @property
+    def pending_writes(self) -> int:
+        """How many writes wait for the writer."""
+        return self._queue.qsize()
+
     async def write(self, function: Callable[[sqlite_utils.Database], T]) -> T:
         """Run ``function`` in a transaction on the writer thread; return its result after the commit."""
         return await asyncio.wrap_future(self._submit(function))

@@ -1,90 +1,72 @@
-"""Prometheus metrics: what is counted, and GET /metrics."""
+"""Prometheus metrics: what is counted in one running service, and GET /metrics."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from litestar import Request, Response, get
 from litestar.datastructures import State
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
+from prometheus_client import CollectorRegistry, Gauge, GCCollector, PlatformCollector, ProcessCollector
 
 from appliance import __version__
-from appliance.gateway.catalog import Catalog
-
-BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+from appliance.api.monitoring.calls import CallMetrics
+from appliance.api.monitoring.gauges import Box, LoopCollector, StoreCollector
+from appliance.api.monitoring.http import Exchange, HttpMetrics
+from appliance.api.monitoring.opengatellm import OpenGateLLMMetrics
+from appliance.api.monitoring.rendering import rendered
+from appliance.errors import ApplianceError
+from appliance.gateway.usage.record import UsageRecord
+from appliance.storage.database import Database
 
 
 class Metrics:
-    """The counters of one running service."""
+    """All series: the box's own, and beside them OpenGateLLM's from the same observations."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        labels = ("method", "route", "status")
-        self.requests = Counter(
-            "appliance_requests_total", "Requests answered.", labels, registry=self.registry
-        )
-        self.seconds = Histogram(
-            "appliance_request_seconds",
-            "Time from the request's head to the last byte of its answer.",
-            ("method", "route"),
-            buckets=BUCKETS,
-            registry=self.registry,
-        )
-        self.in_flight = Gauge(
-            "appliance_requests_in_flight", "Requests being worked on.", registry=self.registry
-        )
+        self.opengatellm_registry = CollectorRegistry()
+        self._http = HttpMetrics(self.registry)
+        self._calls = CallMetrics(self.registry)
+        self._opengatellm = OpenGateLLMMetrics(self.opengatellm_registry)
+        self._loop = LoopCollector()
+        self._box: Box | None = None
+        self.in_flight = self._http.in_flight
         build = Gauge("appliance_build_info", "The running version.", ("version",), registry=self.registry)
         build.labels(__version__).set(1)
+        self.registry.register(self._loop)
+        for registry in (self.registry, self.opengatellm_registry):
+            ProcessCollector(registry=registry)
+            PlatformCollector(registry=registry)
+            GCCollector(registry=registry)
 
-    def watch(self, catalog: Catalog) -> None:
-        """Read the engines' queues at every scrape."""
-        self.registry.register(_EngineCollector(catalog))
+    def watch(self, box: Box, database: Database) -> None:
+        """Read queues, providers, the store and the disk at every scrape."""
+        self._box = box
+        self.registry.register(StoreCollector(database))
 
+    def answered(self, exchange: Exchange) -> None:
+        """Count a request."""
+        self._http.answered(exchange)
+        self._opengatellm.answered(exchange)
 
-class _EngineCollector(Collector):
-    """Reads gauges off the engines; each engine shows the attributes that it has."""
+    def called(self, record: UsageRecord) -> None:
+        """Count a call of a model."""
+        self._calls.ended(record)
+        self._opengatellm.ended(record)
 
-    GAUGES = (
-        ("queue_depth", "appliance_engine_queue_depth", "Requests waiting for a place in the engine."),
-        ("waiting", "appliance_engine_jobs", "Transcriptions that run or wait."),
-        ("queued_tokens", "appliance_engine_queued_tokens", "Tokens waiting to be encoded."),
-        ("running_rows", "appliance_engine_running_rows", "Sequences that the engine is generating."),
-        ("kv_cache_bytes", "appliance_engine_kv_cache_bytes", "Keys and values in memory."),
-    )
-    COUNTERS = (
-        ("prompt_tokens", "appliance_engine_prompt_tokens", "Tokens of the prompts that were begun."),
-        (
-            "reused_prompt_tokens",
-            "appliance_engine_reused_prompt_tokens",
-            "Tokens of prompts that were found in the prefix cache.",
-        ),
-    )
+    def refused(self, error: ApplianceError) -> None:
+        """Count an error if it is the refusal of a limit or a budget."""
+        self._calls.refused(error)
 
-    def __init__(self, catalog: Catalog) -> None:
-        self._catalog = catalog
-
-    def collect(self) -> Iterator[Metric]:
-        """Yield one family per gauge, and which models are ready."""
-        models = self._catalog.models()
-        up = GaugeMetricFamily("appliance_model_ready", "1 when the model is loaded.", labels=["model"])
-        for model in models:
-            up.add_metric([model.manifest.name], float(model.state == "ready"))
-        yield up
-        for kind, shown in ((GaugeMetricFamily, self.GAUGES), (CounterMetricFamily, self.COUNTERS)):
-            for attribute, name, text in shown:
-                family = kind(name, text, labels=["model"])
-                for model in models:
-                    value = getattr(model.engine, attribute, None)
-                    if value is not None:
-                        family.add_metric([model.manifest.name], float(value))
-                yield family
+    async def render(self) -> Response[bytes]:
+        """Answer with the box's own series."""
+        if self._box is not None:
+            self._loop.families = self._box.read()
+        return await rendered(self.registry)
 
 
 @get("/metrics", operation_id="metrics", tags=["Monitoring"], access="read_metric")
 async def metrics(request: Request[Any, Any, State]) -> Response[bytes]:
     """Answer the metrics in Prometheus' text form."""
     counters: Metrics = request.app.state.metrics
-    return Response(generate_latest(counters.registry), media_type="text/plain; version=0.0.4")
+    return await counters.render()
