@@ -43,6 +43,7 @@ def error_response(request: Request[Any, Any, Any], error: ApplianceError) -> Re
     """Answer with an error of ours, in the mount's shape; an internal one goes to the log too."""
     if isinstance(error, RedirectError):
         return Response(b"", status_code=error.status, headers={"Location": error.location})
+    request.app.state.metrics.refused(error)
     if error.status >= 500 and error.status != 503:
         log.error("%s %s failed: %s", request.method, request.url.path, error, exc_info=error)
     if isinstance(error, InvalidFieldError | UnreadableBodyError) and _reads_lists(request, error):

@@ -44,6 +44,7 @@ from appliance.api.documentation import (
 from appliance.api.monitoring.hardware import gpu_info
 from appliance.api.monitoring.health import health, healthcheck, ready, version
 from appliance.api.monitoring.metrics import metrics
+from appliance.api.monitoring.opengatellm import opengatellm_health, opengatellm_metrics
 from appliance.api.openai.audio import transcriptions
 from appliance.api.openai.chat import chat_completions
 from appliance.api.openai.completions import completions
@@ -163,6 +164,13 @@ def routes(settings: Settings) -> list[ControllerRouterHandler]:
             path=COMPRESSA.platform,
             route_handlers=SERVER,
             opt={"dialect": COMPRESSA},
+            include_in_schema=False,
+        ),
+        # As OpenGateLLM's do for its own two.
+        Router(
+            path=OPENGATELLM.platform,
+            route_handlers=[opengatellm_health, opengatellm_metrics],
+            opt={"dialect": OPENGATELLM},
             include_in_schema=False,
         ),
     ]
