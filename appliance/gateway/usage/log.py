@@ -96,6 +96,7 @@ class UsageLog:
             await self._write_all()
         # Also what was added while the last batch was written.
         await self._write_all()
+        self._end_flushes(StorageError("usage records are not written any more: the service stops"))
         if self.pending or self._owed:
             log.error("%d usage records, and what they cost, are lost: the store refused them", self.pending)
 
