@@ -18,7 +18,7 @@ from appliance.api.event_stream import event_stream
 from appliance.api.field_errors import FieldError, UnprocessableError
 from appliance.api.form import Form, shown, uploaded_form
 from appliance.api.model_call import TRANSCRIPTION, enter
-from appliance.api.openai.forwarding import forward_transcription
+from appliance.api.openai.forwarding_audio import forward_transcription
 from appliance.api.openai.usage import Meter
 from appliance.config import Settings
 from appliance.engines.speech.contract import AudioInfo, Segment, TranscriptionOptions

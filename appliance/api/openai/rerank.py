@@ -17,7 +17,7 @@ from appliance.api.disconnect import until_disconnect
 from appliance.api.errors import dialect_of
 from appliance.api.field_errors import FieldError, UnprocessableError
 from appliance.api.model_call import RERANKING, begin
-from appliance.api.openai.forwarding import forwarded_scores
+from appliance.api.openai.forwarding_scores import forwarded_scores
 from appliance.api.openai.usage import Meter, PromptUsage
 from appliance.engines.encoding.reranking import RerankEngine
 from appliance.gateway.call import ModelCall
