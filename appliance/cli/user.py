@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from datetime import UTC, datetime
 from typing import Any
 
@@ -55,7 +56,7 @@ def password(ctx: click.Context, email: str, from_stdin: bool) -> None:
 
 def _read_password() -> str:
     """Return the first line of standard input. Raises UsageError when it is no text."""
-    line = click.get_binary_stream("stdin").readline(LONGEST_INPUT)
+    line = sys.stdin.buffer.readline(LONGEST_INPUT)
     try:
         return line.decode().rstrip("\r\n")
     except UnicodeDecodeError:
