@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import statistics
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import sqlite_utils
 
+from appliance.accounts import housekeeping, issued_keys
+from appliance.accounts import keys as keys_module
+from appliance.accounts import login as login_module
 from appliance.accounts.bootstrap import bootstrap
 from appliance.accounts.errors import AccountError, AuthenticationError
-from appliance.accounts.issued_keys import IssuedKeys
+from appliance.accounts.issued_keys import LATEST_MS, IssuedKeys
 from appliance.accounts.keys import Keyring, new_key
 from appliance.accounts.secret import derive, load_secret
 from appliance.audit.log import SERVICE, AuditLog
 from appliance.storage.database import Database
-from appliance.storage.migrations import MIGRATIONS
+from appliance.storage.migrations import MIGRATIONS, administrator_role
 
 
 @pytest.fixture
@@ -143,3 +148,126 @@ def test_the_secret_is_made_once_for_the_owner_only(tmp_path: Path) -> None:
     path.write_bytes(secret[:31])
     with pytest.raises(AccountError, match="backup"):
         load_secret(path)
+
+
+async def test_a_regenerated_key_keeps_its_rights_and_the_text_before_is_dead(
+    database: Database, keyring: Keyring, keys: IssuedKeys
+) -> None:
+    bootstrap(database, keyring, None)
+    made = await keys.create(SERVICE, 1, "laptop", LATEST_MS)
+    before = keyring.authenticate(made.key)
+    new = await keys.regenerate(SERVICE, made.id)
+
+    assert keyring.authenticate(new.key) == before
+    with pytest.raises(AuthenticationError):
+        keyring.authenticate(made.key)
+    assert (await keys.get(made.id)).hint == f"{new.key[:8]}...{new.key[-8:]}"
+
+
+async def test_a_key_of_another_user_is_not_found(
+    database: Database, keyring: Keyring, keys: IssuedKeys
+) -> None:
+    bootstrap(database, keyring, None)
+    made = await keys.create(SERVICE, 1, "laptop")
+
+    for attempt in (
+        keys.get(made.id, 2),
+        keys.delete(SERVICE, made.id, 2),
+        keys.regenerate(SERVICE, made.id, 2),
+    ):
+        with pytest.raises(AccountError, match=r"Token not found\."):
+            await attempt
+    assert keyring.authenticate(made.key).key_id == made.id
+
+
+async def test_a_user_cannot_fill_the_store_with_keys(
+    database: Database, keyring: Keyring, keys: IssuedKeys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bootstrap(database, keyring, None)
+    monkeypatch.setattr(issued_keys, "KEYS_OF_A_USER", 3)
+    await keys.create(SERVICE, 1, "second")
+    third = await keys.create(SERVICE, 1, "third")
+
+    with pytest.raises(AccountError, match="more than 3 keys"):
+        await keys.create(SERVICE, 1, "fourth")
+    await keys.delete(SERVICE, third.id)
+    assert (await keys.create(SERVICE, 1, "fourth")).id > third.id
+
+
+async def test_the_longest_life_comes_before_the_user(database: Database, keyring: Keyring) -> None:
+    keys = IssuedKeys(database, keyring, AuditLog(b"a" * 32), max_days=10**9)
+
+    with pytest.raises(AccountError) as caught:
+        await keys.create(SERVICE, 999, "x", LATEST_MS + 1)
+    assert caught.value.status == 400
+    with pytest.raises(AccountError) as caught:
+        await keys.create(SERVICE, 999, "x")
+    assert caught.value.status == 404
+
+
+async def test_keys_are_deleted_a_week_after_they_expired(
+    database: Database, keyring: Keyring, keys: IssuedKeys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bootstrap(database, keyring, None)
+    monkeypatch.setattr(housekeeping, "DELETED_AT_ONCE", 2)
+    now = time.time_ns()
+    for number in range(5):
+        await keys.create(SERVICE, 1, f"key {number}", now // 1_000_000 + 1000)
+    living = await keys.create(SERVICE, 1, "living")
+    audit = AuditLog(b"a" * 32)
+
+    def left() -> int:
+        return int(database.read_sync(lambda db: db.execute("SELECT count(*) FROM keys").fetchone()[0]))
+
+    monkeypatch.setattr(time, "time_ns", lambda: now + 6 * 86_400 * 10**9)
+    assert await housekeeping.tidy(database, audit) == 0
+    assert left() == 7
+    monkeypatch.setattr(time, "time_ns", lambda: now + 8 * 86_400 * 10**9)
+    assert await housekeeping.tidy(database, audit) == 5
+    assert left() == 2
+    assert keyring.authenticate(living.key).key_id == living.id
+
+
+def test_keys_are_found_by_their_indexes_and_fast_among_a_hundred_thousand(
+    database: Database, keyring: Keyring
+) -> None:
+    def fill(db: sqlite_utils.Database) -> None:
+        administrator_role(db, now=1)
+        db.conn.executemany(
+            "INSERT INTO users (id, email, role_id, created_at, updated_at) VALUES (?, ?, 1, 1, 1)",
+            [(user, f"user-{user}@example.org") for user in range(1, 10_001)],
+        )
+        db.conn.executemany(
+            "INSERT INTO keys (user_id, name, digest, hint, created_at) VALUES (?, 'x', ?, '', 1)",
+            [(number % 10_000 + 1, keyring.digest(f"sk-{number}")) for number in range(100_000)],
+        )
+
+    database.write_sync(fill)
+    timings = []
+    for number in range(0, 100_000, 500):
+        started = time.perf_counter()
+        assert keyring.authenticate(f"sk-{number}").user_id == number % 10_000 + 1
+        timings.append(time.perf_counter() - started)
+
+    # Tens of microseconds; the bound is for a machine that is busy with something else.
+    assert statistics.median(timings) < 0.000_5
+
+    def plan(query: str, parameters: list[object]) -> str:
+        rows = database.read_sync(lambda db: db.execute(f"EXPLAIN QUERY PLAN {query}", parameters).fetchall())
+        return "\n".join(row[3] for row in rows)
+
+    of_key = plan(keys_module._ACCOUNT, [b"x" * 32, 1])
+    assert "SEARCH k USING INDEX sqlite_autoindex_keys_1 (digest=?)" in of_key
+    assert "SEARCH u USING INTEGER PRIMARY KEY (rowid=?)" in of_key
+    assert "SEARCH p USING PRIMARY KEY (role_id=?)" in of_key
+    assert "SCAN k" not in of_key
+    assert "SCAN u" not in of_key
+    expired = plan(housekeeping._EXPIRED, [1, 10])
+    assert "USING COVERING INDEX keys_by_expiry" in expired
+    owned = plan(
+        f"{issued_keys._SELECT} WHERE k.user_id = ? ORDER BY k.id LIMIT 10",
+        [1],
+    )
+    assert "SEARCH k USING INDEX keys_by_user" in owned
+    login = plan(login_module._LOGIN, ["x"])
+    assert "SEARCH users USING INDEX sqlite_autoindex_users_1 (email=?)" in login
