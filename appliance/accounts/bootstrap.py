@@ -8,6 +8,7 @@ import sqlite_utils
 
 from appliance.accounts.errors import AccountError
 from appliance.accounts.keys import Keyring, new_key
+from appliance.audit.log import SERVICE, AuditLog
 from appliance.clock import now_ms
 from appliance.storage.database import Database
 from appliance.storage.migrations import administrator_role
@@ -21,7 +22,9 @@ ADMINISTRATORS = (
 SHORTEST_KEY, LONGEST_KEY = 16, 512
 
 
-def bootstrap(database: Database, keyring: Keyring, key_file: Path | None) -> str | None:
+def bootstrap(
+    database: Database, keyring: Keyring, key_file: Path | None, audit: AuditLog | None = None
+) -> str | None:
     """Make the first administrator and its key when there is none yet.
 
     Returns the new key when it was made here and must be shown once, None otherwise: an
@@ -46,6 +49,8 @@ def bootstrap(database: Database, keyring: Keyring, key_file: Path | None) -> st
             [FIRST_EMAIL, ADMINISTRATOR, role[0] if role else administrator_role(db, now), now, now],
         )
         keyring.insert(db, cursor.lastrowid or 0, "bootstrap", key, kind="bootstrap")
+        if audit is not None:
+            audit.append(db, SERVICE, "user.bootstrap", str(cursor.lastrowid), {"email": FIRST_EMAIL})
 
     database.write_sync(create)
     return key if key_file is None else None

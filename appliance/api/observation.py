@@ -12,7 +12,7 @@ from litestar.types import ASGIApp, Message, Receive, Send
 
 from appliance.api.disconnect import run_at_end
 from appliance.api.model_call import call_of
-from appliance.api.monitoring.http import METHODS, Exchange
+from appliance.api.monitoring.http import METHODS, UNKNOWN, Exchange
 from appliance.api.monitoring.metrics import Metrics
 from appliance.errors import ApplianceError
 
@@ -97,4 +97,4 @@ def observed(app: ASGIApp, metrics: Metrics, body_seconds: float) -> ASGIApp:
 
 def _route(scope: Any) -> str:
     """Name the route by its template: a path with ids in it would make a series per id."""
-    return str(scope.get("path_template") or "unknown")
+    return str(scope.get("path_template") or UNKNOWN)

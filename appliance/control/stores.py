@@ -51,7 +51,9 @@ def open_stores(settings: Settings, *, first_boot: bool = False) -> Iterator[Sto
             secret = load_secret(settings.secret_path)
             keyring = Keyring(database, derive(secret, "api keys"))
             audit = AuditLog(derive(secret, "audit log"))
-            first_key = bootstrap(database, keyring, settings.bootstrap_key_file) if first_boot else None
+            first_key = (
+                bootstrap(database, keyring, settings.bootstrap_key_file, audit) if first_boot else None
+            )
             packs = PackStore(settings.packs_dir)
             packs.sweep()
             yield Stores(settings, database, keyring, audit, secret, packs, first_key)

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, Summary
 
 from appliance.api.dialect import OPENGATELLM
 from appliance.api.monitoring.calls import endpoint_of
-from appliance.api.monitoring.http import Exchange
+from appliance.api.monitoring.http import UNKNOWN, Exchange
 from appliance.api.monitoring.rendering import rendered
 from appliance.gateway.usage.record import UsageRecord
 
@@ -97,7 +97,7 @@ class OpenGateLLMMetrics:
 
     def answered(self, exchange: Exchange) -> None:
         """Count a request; its handler has the path without the mount, and unknown paths share one."""
-        handler = exchange.route.removeprefix(OPENGATELLM.platform)
+        handler = "none" if exchange.route == UNKNOWN else exchange.route.removeprefix(OPENGATELLM.platform)
         self._requests.labels(handler, exchange.method, f"{exchange.status // 100}xx").inc()
         self._request_bytes.labels(handler).observe(exchange.request_bytes)
         self._response_bytes.labels(handler).observe(exchange.response_bytes)

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, disable_created_metrics, genera
 # When each series began: as many lines again, of use to nobody here.
 disable_created_metrics()  # type: ignore[no-untyped-call] # the library has no type for it
 
-MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+MEDIA_TYPE = "text/plain; version=0.0.4"  # the framework adds the charset
 
 
 async def rendered(registry: CollectorRegistry) -> Response[bytes]:
