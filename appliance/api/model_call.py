@@ -20,6 +20,7 @@ CHAT = Route("chat completions", ("text-generation", "image-text-to-text"))
 EMBEDDING = Route("embeddings", ("text-embeddings-inference",))
 RERANKING = Route("reranking", ("text-classification",))
 TRANSCRIPTION = Route("transcription", ("automatic-speech-recognition",))
+OCR = Route("reading documents", ("image-to-text",))
 
 # A name that means the default model.
 ANY_MODEL = "default/not-specified"
@@ -65,7 +66,9 @@ def enter(request: Request[Any, Any, Any], name: str | None, route: Route) -> Mo
 
     return gateway.call(
         account,
-        gateway.default_model(account, route, exempt=exempt) if name in (None, ANY_MODEL) else str(name),
+        gateway.default_model(account, route, exempt=exempt)
+        if name is None or (name == ANY_MODEL and dialect.default_model)
+        else name,
         route,
         endpoint="/v1" + request.url.path.removeprefix(dialect.prefix).removeprefix("/v1"),
         method=request.method,

@@ -73,7 +73,7 @@ class Exchange:
         connection = self.handler.connection
         connection.settimeout(seconds)
         try:
-            return connection.recv(1) == b""
+            return not connection.recv(1)
         except TimeoutError:
             return False
         except OSError:
