@@ -23,8 +23,15 @@ ENVIRONMENT_PREFIX = "APPLIANCE_"
 # Read by other parts of the program, not settings of the service.
 OTHER_VARIABLES = frozenset({"CONFIG", "SOURCES_DIR", "EXPORT_PYTHON"})
 
-# Settings that are lists.
-LISTS = ("provider_networks", "egress_networks")
+# Settings that are lists: of networks, and of tags of routes.
+NETWORKS = ("provider_networks", "egress_networks")
+TAG_LISTS = ("disabled_routers", "hidden_routers")
+LISTS = (*NETWORKS, *TAG_LISTS)
+# What routes are called together in the OpenAPI document.
+TAGS = (
+    *("Admin", "Audio", "Auth", "Chat", "Chunks", "Collections", "Completions", "Documents", "Embeddings"),
+    *("Me", "Models", "Monitoring", "OCR", "Parse", "Rerank", "Search", "Tokenizer", "Usage"),
+)
 
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -88,6 +95,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     # Where the box stands, for the carbon of its own models (ISO 3166-1 alpha-3, or WOR for the world).
     hosting_zone: Annotated[str, msgspec.Meta(pattern="^[A-Z]{3}$")] = "WOR"
 
+    # Tags of the routes that are not served, and of those that the OpenAPI document leaves out.
+    disabled_routers: tuple[str, ...] = ()
+    hidden_routers: tuple[str, ...] = ()
+    # What the box calls itself in its OpenAPI document, and as the owner of models that nobody else owns.
+    app_title: Annotated[str, msgspec.Meta(min_length=1, max_length=100)] = "appliance"
+
     # Networks (CIDR) where providers of routers may be: the private ones; loopback only when listed.
     provider_networks: tuple[str, ...] = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")
     # Networks (CIDR) that other outbound calls may reach; none by default: nothing leaves the box.
@@ -95,7 +108,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     def __post_init__(self) -> None:
         """Check what the types cannot. Raises ValueError, which names the setting."""
-        for name in LISTS:
+        for name in TAG_LISTS:
+            for tag in getattr(self, name):
+                if tag.lower() not in {each.lower() for each in TAGS}:
+                    raise ValueError(f"{name}: no routes are tagged {tag!r}; there are {', '.join(TAGS)}")
+        for name in NETWORKS:
             for network in getattr(self, name):
                 try:
                     ipaddress.ip_network(network)

@@ -127,8 +127,8 @@ def internal_error_response(request: Request[Any, Any, Any], error: Exception) -
 
 
 def _plain_failure(request: Request[Any, Any, Any]) -> Response[bytes]:
-    """Answer as OpenGateLLM does: its newer routes (those with a ``denied`` of their own) in JSON, others in text."""
-    if _option(request, "denied") is not None:
+    """Answer as OpenGateLLM does: its ``newer`` routes (and those with a ``denied``) in JSON, the others in text."""
+    if _option(request, "newer") or _option(request, "denied"):
         failure = ApplianceError("An unexpected error occurred")
         return _shaped(request, failure)
     return Response(b"Internal Server Error", status_code=500, media_type="text/plain")

@@ -30,7 +30,9 @@ class UnprocessableError(ApplianceError):
 
     def __init__(self, errors: list[FieldError]) -> None:
         first = errors[0]
-        super().__init__(first.msg, param=".".join(str(part) for part in first.loc[1:]) or None)
+        # The place where a body ends to be JSON is no field.
+        path = [] if first.type == "json_invalid" else first.loc[1:]
+        super().__init__(first.msg, param=".".join(map(str, path)) or None)
         self.errors = errors
 
 

@@ -58,7 +58,7 @@ def shown_input(value: Any) -> Any:
         return value if len(value) <= SHOWN_CHARACTERS else value[:SHOWN_CHARACTERS] + "…"
     if isinstance(value, int | float | bool | None):
         return value
-    return value if _is_small(value) else msgspec.UNSET
+    return value if isinstance(value, dict | list) and _is_small(value) else msgspec.UNSET
 
 
 @lru_cache(maxsize=256)
@@ -170,21 +170,24 @@ def _list(kind: Any, value: Any, at: _Location) -> Iterator[FieldError]:
     if not isinstance(value, list):
         yield _error(at, "Input should be a valid list", "list_type", value)
         return
-    size = len(value)
-    for bound, word, code, wrong in (
-        (kind.min_length, "least", "too_short", size < (kind.min_length or 0)),
-        (kind.max_length, "most", "too_long", kind.max_length is not None and size > kind.max_length),
-    ):
-        if wrong:
-            plural = "" if bound == 1 else "s"
-            message = f"List should have at {word} {bound} item{plural} after validation, not {size}"
-            length = "min_length" if word == "least" else "max_length"
-            yield _error(
-                at, message, code, value, {"field_type": "List", length: bound, "actual_length": size}
-            )
-            return
-    for place, item in enumerate(value[:CHECKED_ITEMS]):
-        yield from _check(kind.item_type, item, (*at, place))
+    if kind.min_length is not None and len(value) < kind.min_length:
+        yield list_length_error(at, value, least=kind.min_length)
+    elif kind.max_length is not None and len(value) > kind.max_length:
+        yield list_length_error(at, value, most=kind.max_length)
+    else:
+        for place, item in enumerate(value[:CHECKED_ITEMS]):
+            yield from _check(kind.item_type, item, (*at, place))
+
+
+def list_length_error(
+    at: Sequence[str | int], value: Sequence[Any], *, least: int | None = None, most: int | None = None
+) -> FieldError:
+    """Return the entry of a list with fewer than ``least`` items, or more than ``most``."""
+    bound, word = (most, "most") if least is None else (least, "least")
+    message = f"List should have at {word} {bound} item{'' if bound == 1 else 's'} after validation, not {len(value)}"
+    length = "max_length" if least is None else "min_length"
+    ctx = {"field_type": "List", length: bound, "actual_length": len(value)}
+    return _error(at, message, "too_long" if least is None else "too_short", value, ctx)
 
 
 def _text(kind: inspect.StrType, value: Any, at: _Location) -> Iterator[FieldError]:

@@ -16,8 +16,9 @@ from appliance.api.disconnect import at_end, until_disconnect
 from appliance.api.errors import dialect_of
 from appliance.api.event_stream import event_stream
 from appliance.api.field_errors import FieldError, UnprocessableError
-from appliance.api.form import Form, shown, uploaded_form
+from appliance.api.form import Form, shown
 from appliance.api.model_call import TRANSCRIPTION, enter
+from appliance.api.openai.audio_gateway import gateway_form, gateway_transcription, limited_form
 from appliance.api.openai.forwarding_audio import forward_transcription
 from appliance.api.openai.usage import Meter
 from appliance.config import Settings
@@ -76,10 +77,8 @@ async def transcriptions(request: Request[Any, Any, State]) -> Response[Any]:
     settings: Settings = request.app.state.settings
     spool: Spool = request.app.state.spool
     dialect = dialect_of(request)
-    async with uploaded_form(
-        request, spool, file_field="file", max_bytes=settings.max_upload_bytes
-    ) as uploaded:
-        form = _checked_plain(uploaded) if dialect.plain_transcriptions else _checked(uploaded)
+    async with limited_form(request, spool, settings.max_upload_bytes, dialect) as uploaded:
+        form = _form(uploaded, dialect)
         call = enter(request, form.model, TRANSCRIPTION)
         meter = Meter(call, dialect)
 
@@ -88,7 +87,7 @@ async def transcriptions(request: Request[Any, Any, State]) -> Response[Any]:
                 return await forward_transcription(request, call, provider, form)
             engine = catalog.engine(catalog.find(provider.model_name), SpeechEngine, "transcription")
             # The engine keeps a descriptor of its own while it works.
-            transcription = engine.transcribe(form.file.descriptor(), form.options)
+            transcription = engine.transcribe(form.file.descriptor(), _options_for(engine, form))
             at_end(request, transcription.cancel)
             if form.stream:
                 return await _stream(request, transcription, meter, call, dialect)
@@ -97,11 +96,20 @@ async def transcriptions(request: Request[Any, Any, State]) -> Response[Any]:
         return await call.dispatch(answer)
 
 
+def _options_for(engine: SpeechEngine, form: TranscriptionForm) -> TranscriptionOptions:
+    """Return the options for a model: one that knows English alone has nothing to translate."""
+    if form.options.task == "translate" and not engine.multilingual:
+        return msgspec.structs.replace(form.options, task="transcribe", language=PLAIN_LANGUAGE)
+    return form.options
+
+
 async def _complete(
     transcription: Transcription, form: TranscriptionForm, meter: Meter, dialect: Dialect
 ) -> Response[Any]:
     info = await transcription.info()
     segments = [segment async for segment in transcription]
+    if dialect.output_language:
+        return gateway_transcription(_text(segments), form.response_format, form.model, meter)
     if form.response_format == "text":
         return Response(_text(segments) + "\n", media_type="text/plain")
     if form.response_format == "srt":
@@ -195,6 +203,20 @@ def _usage(info: AudioInfo, meter: Meter) -> dict[str, Any]:
     return {"type": "duration", "seconds": math.ceil(info.duration)} | {
         key: value for key, value in counted.items() if value is not None
     }
+
+
+def _form(form: Form, dialect: Dialect) -> TranscriptionForm:
+    """Check the form as its mount does."""
+    if dialect.output_language:
+        file, fields = gateway_form(form)
+        return TranscriptionForm(
+            file=file,
+            model=fields.model,
+            response_format=fields.response_format,
+            stream=False,
+            options=fields.options(),
+        )
+    return _checked_plain(form) if dialect.plain_transcriptions else _checked(form)
 
 
 def _checked(form: Form) -> TranscriptionForm:

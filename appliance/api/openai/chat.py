@@ -11,10 +11,13 @@ from appliance.api.dialect import Dialect
 from appliance.api.disconnect import at_end, until_disconnect
 from appliance.api.errors import dialect_of
 from appliance.api.event_stream import event_stream
+from appliance.api.field_errors import InvalidFieldError
+from appliance.api.knowledge.search_tool import SearchArgs, check_required, refuse_search
 from appliance.api.model_call import CHAT, begin
 from appliance.api.openai.answer_head import answer_head
 from appliance.api.openai.chat_answer import ChatShape, chat_body, chat_events
 from appliance.api.openai.chat_turn import TextTurn, Turn
+from appliance.api.openai.checked_fields import checked_here
 from appliance.api.openai.choices import submit
 from appliance.api.openai.context_limit import check_truncation
 from appliance.api.openai.forwarding import forward
@@ -25,7 +28,7 @@ from appliance.api.openai.generation_checks import (
     naming,
     refused,
 )
-from appliance.api.openai.generation_fields import GenerationFields
+from appliance.api.openai.generation_fields import GenerationFields, StreamOptions
 from appliance.api.openai.generation_request import (
     Wishes,
     affordable,
@@ -70,11 +73,19 @@ class ChatRequest(GenerationFields, kw_only=True):
         return (self.top_logprobs or 0) if self.logprobs else None
 
 
+class SearchChatRequest(ChatRequest, kw_only=True):
+    """The body where OpenGateLLM's search tool is known."""
+
+    search: bool | None = None
+    search_args: SearchArgs | None = None
+
+
 @post("/chat/completions", status_code=200, operation_id="createChatCompletion", tags=["Chat"], access="key")
 async def chat_completions(request: Request[Any, Any, State]) -> Response[Any]:
     """Answer a conversation, at once or as a stream of server-sent events."""
-    call, body = await begin(request, ChatRequest, CHAT)
-    meter = Meter(call, dialect_of(request))
+    dialect = dialect_of(request)
+    call, body = await _begin(request, dialect)
+    meter = Meter(call, dialect)
 
     async def answer(provider: Provider) -> Response[Any]:
         if provider.is_local:
@@ -82,6 +93,19 @@ async def chat_completions(request: Request[Any, Any, State]) -> Response[Any]:
         return await forward(request, call, provider, meter, "chat")
 
     return await call.dispatch(answer)
+
+
+async def _begin(request: Request[Any, Any, State], dialect: Dialect) -> tuple[ModelCall, ChatRequest]:
+    """Admit the request and check the fields that the mount itself declares."""
+    try:
+        if not dialect.search_tool:
+            return await begin(request, ChatRequest, CHAT)
+        call, body = await begin(request, SearchChatRequest, CHAT)
+    except InvalidFieldError as error:
+        raise checked_here(error, dialect.checked_chat_fields) from None
+    check_required(request)
+    refuse_search(body)
+    return call, body
 
 
 async def _answer(
@@ -114,7 +138,7 @@ async def _answer(
     at_end(request, choices.cancel)
     role = "assistant" if body.add_generation_prompt is not False else messages[-1]["role"]
     shape = ChatShape(
-        head=answer_head("chatcmpl", body.model, model.manifest, engine.variant),
+        head=answer_head("chatcmpl", _shown_model(body, dialect, provider), model.manifest, engine.variant),
         vocabulary=engine,
         meter=meter,
         choices=body.choices,
@@ -124,11 +148,20 @@ async def _answer(
         prompt_logprobs=body.prompt_logprobs,
         turn=lambda: _turn(body, tools, engine),
         silent=tools.silent_content(dialect),
+        vllm_fields=dialect.vllm_fields,
     )
     if body.stream:
-        return event_stream(chat_events(choices, shape, body.stream_options), dialect, on_failure=call.broken)
+        options = body.stream_options
+        if dialect.gateway_streams and not (options and options.usage):
+            options = StreamOptions(include_usage=True)
+        return event_stream(chat_events(choices, shape, options), dialect, on_failure=call.broken)
     answer = await until_disconnect(request, chat_body(choices, shape))
     return Response(answer, media_type="application/json")
+
+
+def _shown_model(body: ChatRequest, dialect: Dialect, provider: Provider) -> str:
+    """Return the model's name in the answer: the one that was asked for, or in a gateway's streams the provider's."""
+    return provider.model_name if body.stream and dialect.gateway_streams else body.model
 
 
 def _temperature(body: ChatRequest, dialect: Dialect, settings: Settings) -> float:

@@ -26,7 +26,7 @@ class ChatChoice(msgspec.Struct, kw_only=True):
     message: AssistantMessage
     logprobs: msgspec.Raw | None = None
     finish_reason: str
-    stop_reason: str | int | None = None
+    stop_reason: str | int | msgspec.UnsetType | None = None
 
 
 class ChatCompletion(msgspec.Struct, kw_only=True):
@@ -40,8 +40,8 @@ class ChatCompletion(msgspec.Struct, kw_only=True):
     usage: Usage
     service_tier: None = None
     system_fingerprint: str
-    prompt_logprobs: msgspec.Raw | None = None
-    kv_transfer_params: None = None
+    prompt_logprobs: msgspec.Raw | msgspec.UnsetType | None = None
+    kv_transfer_params: msgspec.UnsetType | None = None
 
 
 class ChatShape(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,6 +60,8 @@ class ChatShape(msgspec.Struct, frozen=True, kw_only=True):
     # Returns the reader of a new choice, and what the content of one is that only calls tools.
     turn: Callable[[], Turn]
     silent: str | None
+    # Whether the fields are shown that vLLM adds to OpenAI's.
+    vllm_fields: bool = True
 
     def logprobs_json(self, entries: Sequence[TokenLogprob]) -> bytes:
         """Return a choice's ``logprobs``."""
@@ -97,17 +99,20 @@ def _body(answers: list[Answer], choices: Choices, shape: ChatShape) -> bytes:
                 stop_reason=answer.stop_reason,
             )
         )
+        if not shape.vllm_fields:
+            shown[-1].stop_reason = shown[-1].message.reasoning_content = msgspec.UNSET
     scores = choices.prompt_logprobs.get(0)
-    return encode(
-        ChatCompletion(
-            **shape.head,
-            choices=shown,
-            usage=shape.meter.usage(),
-            prompt_logprobs=None
-            if scores is None or shape.prompt_logprobs is None
-            else msgspec.Raw(encode(prompt_logprobs(scores, shape.prompt_logprobs, shape.vocabulary))),
-        )
+    body = ChatCompletion(
+        **shape.head,
+        choices=shown,
+        usage=shape.meter.usage(),
+        prompt_logprobs=None
+        if scores is None or shape.prompt_logprobs is None
+        else msgspec.Raw(encode(prompt_logprobs(scores, shape.prompt_logprobs, shape.vocabulary))),
     )
+    if not shape.vllm_fields:
+        body.prompt_logprobs = body.kv_transfer_params = msgspec.UNSET
+    return encode(body)
 
 
 async def chat_events(
@@ -161,7 +166,9 @@ class _ChoiceStream:
         deltas += last
         if not deltas or "content" not in deltas[-1]:
             deltas.append({})
-        ending = b',"finish_reason":' + encode(reason) + b',"stop_reason":' + encode(delta.stop_reason)
+        ending = b',"finish_reason":' + encode(reason)
+        if shape.vllm_fields:
+            ending += b',"stop_reason":' + encode(delta.stop_reason)
         logprobs = await self._shown_logprobs()
         return [
             self._chunk(

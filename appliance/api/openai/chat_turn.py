@@ -41,7 +41,7 @@ class AssistantMessage(msgspec.Struct, kw_only=True):
     audio: None = None
     function_call: dict[str, Any] | None = None
     tool_calls: list[dict[str, Any]] = []
-    reasoning_content: None = None
+    reasoning_content: msgspec.UnsetType | None = None
 
 
 def assistant_message(

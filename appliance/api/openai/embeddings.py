@@ -6,7 +6,7 @@ import asyncio
 import base64
 import time
 import uuid
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -15,10 +15,13 @@ from litestar.datastructures import State
 
 from appliance.api.disconnect import until_disconnect
 from appliance.api.errors import dialect_of
+from appliance.api.field_errors import FieldError, InvalidFieldError, UnprocessableError
 from appliance.api.model_call import EMBEDDING, begin
+from appliance.api.openai.checked_fields import checked_here
 from appliance.api.openai.forwarding import forward
 from appliance.api.openai.text_or_tokens import text_or_tokens
 from appliance.api.openai.usage import Meter, PromptUsage
+from appliance.api.validation import MAX_ERRORS, list_length_error, text_length_error, value_errors
 from appliance.engines.encoding.embedding import EmbeddingEngine
 from appliance.errors import InvalidRequestError
 from appliance.gateway.call import ModelCall
@@ -26,6 +29,8 @@ from appliance.gateway.catalog import Catalog
 from appliance.gateway.routing.records import Provider
 
 MAX_INPUTS = 2048
+# The fields that OpenGateLLM's gateway itself checks.
+DECLARED = frozenset({"model", "input", "dimensions", "encoding_format"})
 # Texts beyond these are refused before they are tokenised: no prose has so many characters to a token.
 CHARACTERS_PER_TOKEN = 256
 MAX_CHARACTERS = 16_000_000
@@ -56,7 +61,7 @@ class EmbeddingList(msgspec.Struct, kw_only=True):
 
     object: str = "list"
     id: str
-    created: int
+    created: int | msgspec.UnsetType
     model: str
     data: list[msgspec.Raw]
     usage: PromptUsage
@@ -65,8 +70,14 @@ class EmbeddingList(msgspec.Struct, kw_only=True):
 @post("/embeddings", status_code=200, operation_id="createEmbedding", tags=["Embeddings"], access="key")
 async def embeddings(request: Request[Any, Any, State]) -> Response[Any]:
     """Turn texts or token arrays into vectors of length 1."""
-    call, body = await begin(request, EmbeddingRequest, EMBEDDING)
-    meter = Meter(call, dialect_of(request))
+    dialect = dialect_of(request)
+    try:
+        call, body = await begin(request, EmbeddingRequest, EMBEDDING)
+    except InvalidFieldError as error:
+        raise checked_here(error, DECLARED if dialect.plain_encoding else None) from None
+    if dialect.plain_encoding:
+        _check_plain(body)
+    meter = Meter(call, dialect)
 
     async def answer(provider: Provider) -> Response[Any]:
         if provider.is_local:
@@ -97,12 +108,32 @@ async def _answer(
         data += await asyncio.to_thread(encode, rows[start : start + ROWS_AT_ONCE], start)
     answer = EmbeddingList(
         id=f"embd-{uuid.uuid4().hex}",
-        created=int(time.time()),
+        created=msgspec.UNSET if dialect_of(request).plain_encoding else int(time.time()),
         model=body.model,
         data=data,
         usage=meter.prompt_usage(),
     )
     return Response(msgspec.json.encode(answer), media_type="application/json")
+
+
+def _check_plain(body: EmbeddingRequest) -> None:
+    """Check what OpenGateLLM's mount declares more narrowly. Raises UnprocessableError."""
+    errors: list[FieldError] = []
+    forms = (
+        (str, "str"),
+        (list[str], "list[str]"),
+        (list[int], "list[int]"),
+        (list[list[int]], "list[list[int]]"),
+    )
+    wrong = [value_errors(body.input, form, ["body", "input", name]) for form, name in forms]
+    if all(wrong):
+        errors += [each for form in wrong for each in form]
+    elif not body.input:
+        shortest = text_length_error if isinstance(body.input, str) else list_length_error
+        errors.append(shortest(["body", "input"], body.input, least=1))  # type: ignore[arg-type] # each its own kind
+    errors += value_errors(body.encoding_format, Literal["float"] | None, ["body", "encoding_format"])
+    if errors:
+        raise UnprocessableError(errors[:MAX_ERRORS])
 
 
 def _check(body: EmbeddingRequest, engine: EmbeddingEngine) -> None:

@@ -11,12 +11,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from appliance.api.dialect import Dialect
+from appliance.api.field_errors import InvalidFieldError
 from appliance.api.openai.generation_fields import GenerationFields
+from appliance.api.validation import list_length_error
 from appliance.engines.errors import InputRefusedError
 from appliance.engines.generation.logits.sampling import GREEDY_BELOW
 from appliance.errors import InvalidRequestError
 
-MAX_STOPS = 64
 MAX_STOP_CHARACTERS = 1024
 # A body of 64 MB may hold millions of ids; nobody stops at so many tokens.
 MAX_STOP_TOKEN_IDS = 10_000
@@ -78,7 +79,7 @@ def check_ranges(fields: GenerationFields, dialect: Dialect, *, least_tokens: in
     _check_counts(fields, dialect)
     _check_sampling(fields)
     _check_lengths(fields, dialect, least_tokens)
-    _check_stops(fields)
+    _check_stops(fields, dialect.max_stops)
     check_logprobs(fields.prompt_logprobs, "prompt_logprobs", "`prompt_logprobs` must be a positive value.")
 
 
@@ -200,10 +201,14 @@ def _check_lengths(fields: GenerationFields, dialect: Dialect, least_tokens: int
         )
 
 
-def _check_stops(fields: GenerationFields) -> None:
+def _check_stops(fields: GenerationFields, most: int) -> None:
     stops = fields.stop_strings()
-    if len(stops) > MAX_STOPS:
-        raise refused("stop", f"stop may hold at most {MAX_STOPS} strings, got {len(stops)}.")
+    if len(stops) > most:
+        raise InvalidFieldError(
+            f"stop may hold at most {most} strings, got {len(stops)}.",
+            "stop",
+            [list_length_error(["body", "stop"], list(stops), most=most)],
+        )
     if "" in stops:
         raise refused("stop", "stop cannot contain an empty string.")
     longest = max(map(len, stops), default=0)

@@ -71,7 +71,8 @@ class GenerationFields(msgspec.Struct, kw_only=True):
     guided_whitespace_pattern: str | None = None
     tools: list[dict[str, Any]] | None = None
     tool_choice: Any = None
-    parallel_tool_calls: bool | None = None
+    # Null = as many as the pack's format can say; absent = as the mount has it.
+    parallel_tool_calls: bool | msgspec.UnsetType | None = msgspec.UNSET
     enforced_str: str | None = None
 
     @property

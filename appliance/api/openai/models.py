@@ -16,36 +16,38 @@ from appliance.gateway.catalog import Catalog
 from appliance.gateway.gateway import Gateway
 from appliance.gateway.routing.records import Router
 
-# Who owns a model whose owner belongs to no organization.
-APP_TITLE = "appliance"
 
-
-@get("/models", operation_id="listModels", tags=["Models"], access="key")
+@get("/models", operation_id="listModels", tags=["Models"], access="key", newer=True)
 async def list_models(request: Request[Any, Any, State]) -> Response[bytes]:
     """List the models that the caller may use."""
     gateway: Gateway = request.app.state.gateway
     dialect = dialect_of(request)
     account = account_of(request)
     routers = gateway.models(account, exempt=dialect.exempts(account))
-    # Clients that were told no name take the first model, and want one to chat with.
-    routers.sort(key=lambda router: router.type not in CHAT.types)
-    cards = [model_card(router, request.app.state.catalog, dialect) for router in routers]
+    if dialect.chat_models_first:
+        # Clients that were told no name take the first model, and want one to chat with.
+        routers.sort(key=lambda router: router.type not in CHAT.types)
+    title = request.app.state.settings.app_title
+    cards = [model_card(router, request.app.state.catalog, dialect, title) for router in routers]
     return Response(msgspec.json.encode({"object": "list", "data": cards}), media_type="application/json")
 
 
-@get("/models/{model_id:path}", operation_id="getModel", tags=["Models"], access="key")
+@get("/models/{model_id:path}", operation_id="getModel", tags=["Models"], access="key", newer=True)
 async def get_model(request: Request[Any, Any, State], model_id: str) -> Response[bytes]:
     """Describe one model, by its name or an alias."""
     gateway: Gateway = request.app.state.gateway
     dialect = dialect_of(request)
     account = account_of(request)
     router = gateway.model(account, model_id.removeprefix("/"), exempt=dialect.exempts(account))
-    card = model_card(router, request.app.state.catalog, dialect)
+    card = model_card(router, request.app.state.catalog, dialect, request.app.state.settings.app_title)
     return Response(msgspec.json.encode(card), media_type="application/json")
 
 
-def model_card(router: Router, catalog: Catalog, dialect: Dialect) -> dict[str, Any]:
-    """Return a router's card with the fields of every API, cut to what the mount shows."""
+def model_card(router: Router, catalog: Catalog, dialect: Dialect, title: str) -> dict[str, Any]:
+    """Return a router's card with the fields of every API, cut to what the mount shows.
+
+    ``title`` is the box's name: who owns a model whose owner belongs to no organization.
+    """
     first = router.providers[0]
     pack = next((each.model_name for each in router.providers if each.is_local), None)
     manifest = None if pack is None else catalog.find(pack).manifest
@@ -54,7 +56,7 @@ def model_card(router: Router, catalog: Catalog, dialect: Dialect) -> dict[str, 
     created = router.created_at // 1000
     context = first.max_context_length
     parameters = round(first.total_params * 1e9) if manifest is None else manifest.parameters
-    owner = router.owner or APP_TITLE
+    owner = router.owner or title
     return dialect.card(
         {
             "id": router.name,

@@ -15,10 +15,11 @@ from litestar.datastructures import State
 
 from appliance.api.disconnect import until_disconnect
 from appliance.api.errors import dialect_of
-from appliance.api.field_errors import FieldError, UnprocessableError
+from appliance.api.field_errors import FieldError, UnprocessableError, missing_field
 from appliance.api.model_call import RERANKING, begin
 from appliance.api.openai.forwarding_scores import forwarded_scores
 from appliance.api.openai.usage import Meter, PromptUsage
+from appliance.api.validation import MAX_ERRORS, list_length_error, text_length_error
 from appliance.engines.encoding.reranking import RerankEngine
 from appliance.gateway.call import ModelCall
 from appliance.gateway.catalog import Catalog
@@ -57,6 +58,16 @@ class RerankRequest(RerankOptions, kw_only=True):
     """The body; §16 of the contract."""
 
     documents: list[Document]
+
+
+class GatewayRerankRequest(msgspec.Struct, kw_only=True):
+    """The body on OpenGateLLM's mount; ``prompt`` is an older name of ``query``."""
+
+    query: str | None = None
+    prompt: str | None = None
+    documents: list[str]
+    model: str
+    top_n: Annotated[int, msgspec.Meta(ge=1)] | None = None
 
 
 class RerankResult(msgspec.Struct, kw_only=True):
@@ -106,9 +117,53 @@ class Ranking(NamedTuple):
 )
 async def rerank(request: Request[Any, Any, State]) -> Response[bytes]:
     """Score documents against a query with a cross-encoder and sort them, best first."""
+    if dialect_of(request).plain_encoding:
+        return await _gateway_rerank(request)
     call, body = await begin(request, RerankRequest, RERANKING)
     answer = await reranking(request, call, body, body.documents)
     return Response(msgspec.json.encode(answer), media_type="application/json")
+
+
+async def _gateway_rerank(request: Request[Any, Any, State]) -> Response[bytes]:
+    """Answer as OpenGateLLM does: a shorter result, also for no documents at all."""
+    call, body = await begin(request, GatewayRerankRequest, RERANKING)
+    options = RerankOptions(query=_gateway_query(body), top_n=body.top_n)
+    ranked = (
+        (await rank(request, call, options, body.documents, "documents")).documents if body.documents else []
+    )
+    answer = {
+        "object": "list",
+        "id": f"rerank-{uuid.uuid4().hex}",
+        "results": [{"relevance_score": score, "index": place} for place, score, _ in ranked],
+        "model": body.model,
+        "usage": Meter(call, dialect_of(request)).prompt_usage(),
+    }
+    return Response(msgspec.json.encode(answer), media_type="application/json")
+
+
+def _gateway_query(body: GatewayRerankRequest) -> str:
+    """Return the query under either of its names. Raises UnprocessableError, also for empty documents."""
+    if body.query is not None and body.prompt is not None:
+        raise UnprocessableError(
+            [
+                FieldError(
+                    ["body"],
+                    "Value error, query and prompt cannot be given together",
+                    "value_error",
+                    ctx={"error": {}},
+                )
+            ]
+        )
+    name = "prompt" if body.query is None and body.prompt is not None else "query"
+    query = body.prompt if body.query is None else body.query
+    if query is None:
+        raise missing_field("query")
+    texts: list[tuple[list[str | int], str]] = [(["body", name], query)]
+    texts += [(["body", "documents", place], text) for place, text in enumerate(body.documents)]
+    errors = [text_length_error(at, text, least=1) for at, text in texts if not text.strip()]
+    if errors:
+        raise UnprocessableError(errors[:MAX_ERRORS])
+    return query
 
 
 async def reranking(
@@ -147,7 +202,7 @@ async def rank(
 
     Raises UnprocessableError for none, too many or too long ones, and what ``ModelCall.dispatch`` raises.
     """
-    _check_count(len(documents), field)
+    _check_count(documents, field)
     query, texts = options.query.strip(), [_text(document).strip() for document in documents]
     _check_lengths(query, texts, field)
 
@@ -187,28 +242,24 @@ def _text(document: Document) -> str:
     return document if isinstance(document, str) else document.text
 
 
-def _check_count(documents: int, field: str) -> None:
+def _check_count(documents: Sequence[Document], field: str) -> None:
     if not documents:
-        text = "List should have at least 1 item after validation, not 0"
-        raise UnprocessableError([FieldError(["body", field], text, "too_short")])
-    if documents > MAX_DOCUMENTS:
-        text = f"List should have at most {MAX_DOCUMENTS} items after validation, not {documents}"
-        raise UnprocessableError([FieldError(["body", field], text, "too_long")])
+        raise UnprocessableError([list_length_error(["body", field], documents, least=1)])
+    if len(documents) > MAX_DOCUMENTS:
+        raise UnprocessableError([list_length_error(["body", field], documents, most=MAX_DOCUMENTS)])
 
 
 def _check_lengths(query: str, texts: list[str], field: str) -> None:
     errors: list[FieldError] = []
     if len(query) > MAX_CHARACTERS:
-        errors.append(_too_long(["body", "query"]))
+        errors.append(text_length_error(["body", "query"], query, most=MAX_CHARACTERS))
     errors.extend(
-        _too_long(["body", field, index]) for index, text in enumerate(texts) if len(text) > MAX_CHARACTERS
+        text_length_error(["body", field, index], text, most=MAX_CHARACTERS)
+        for index, text in enumerate(texts)
+        if len(text) > MAX_CHARACTERS
     )
     if errors:
         raise UnprocessableError(errors)
-
-
-def _too_long(location: list[str | int]) -> FieldError:
-    return FieldError(location, f"String should have at most {MAX_CHARACTERS} characters", "string_too_long")
 
 
 def _shown(document: Document, text: str) -> str | dict[str, str]:

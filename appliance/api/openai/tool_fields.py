@@ -36,7 +36,7 @@ class ToolFields(Protocol):
     model: str
     tools: list[dict[str, Any]] | None
     tool_choice: Any
-    parallel_tool_calls: bool | None
+    parallel_tool_calls: bool | msgspec.UnsetType | None
     functions: list[dict[str, Any]] | None
     function_call: Any
 
@@ -137,6 +137,9 @@ def tool_use(body: ToolFields, dialect: Dialect, *, has_format: bool) -> ToolUse
     when tools are wanted of a model that has no form for them.
     """
     legacy = body.functions is not None or body.function_call is not None
+    parallel = body.parallel_tool_calls
+    if parallel is msgspec.UNSET:
+        parallel = dialect.parallel_tool_calls
     if legacy and (body.tools is not None or body.tool_choice is not None):
         raise InvalidRequestError(
             "`functions` and `function_call` cannot be used together with `tools` and `tool_choice`.",
@@ -163,7 +166,7 @@ def tool_use(body: ToolFields, dialect: Dialect, *, has_format: bool) -> ToolUse
         mode=mode,
         offered=[_offered(tool) for tool in tools],
         tools=tuple(tool for tool in tools if mode != "named" or tool.name == named),
-        parallel=not legacy and mode != "named" and body.parallel_tool_calls is not False,
+        parallel=not legacy and mode != "named" and parallel is not False,
         legacy=legacy,
     )
 

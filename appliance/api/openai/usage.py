@@ -55,6 +55,8 @@ class Meter:
     def __init__(self, call: ModelCall, dialect: Dialect) -> None:
         self._call = call
         self._full = dialect.full_usage
+        # OpenGateLLM's clients know neither details of tokens nor whether energy was measured.
+        self._plain = not dialect.vllm_fields
 
     def count(self, completion_tokens: int) -> None:
         """Count tokens that are about to be sent."""
@@ -73,7 +75,9 @@ class Meter:
             total_tokens=used.prompt_tokens + used.completion_tokens,
         )
         if self._full:
-            shown.cost, shown.carbon, shown.requests = used.cost, carbon(used), used.requests
+            shown.cost, shown.carbon, shown.requests = used.cost, self._carbon(used), used.requests
+        if self._plain:
+            shown.prompt_tokens_details = shown.completion_tokens_details = msgspec.UNSET
         return shown
 
     def prompt_usage(self) -> PromptUsage:
@@ -82,8 +86,12 @@ class Meter:
         shown = PromptUsage(prompt_tokens=used.prompt_tokens, total_tokens=used.prompt_tokens)
         if self._full:
             shown.completion_tokens = 0
-            shown.cost, shown.carbon, shown.requests = used.cost, carbon(used), used.requests
+            shown.cost, shown.carbon, shown.requests = used.cost, self._carbon(used), used.requests
         return shown
+
+    def _carbon(self, used: CallUsage) -> Carbon:
+        burned = carbon(used)
+        return Carbon(kWh=burned.kWh, kgCO2eq=burned.kgCO2eq) if self._plain else burned
 
 
 def carbon(used: CallUsage) -> Carbon:

@@ -126,6 +126,9 @@ _OTHER_NAMES = {
 }
 _CODES = {name: code for code, name in LANGUAGES.items()} | _OTHER_NAMES
 
+# Every code and every name in lower case, and the empty word for none: what OpenGateLLM's clients choose from.
+LANGUAGE_WORDS = frozenset({"", *LANGUAGES, *_CODES} - {"jv"})
+
 # Written without spaces between the words.
 UNSPACED = frozenset({"zh", "ja", "th", "lo", "my", "km", "bo", "yue"})
 

@@ -139,7 +139,9 @@ class Transcriber:
             prompt = [model.prev, *self._context[-(model.n_text_ctx // 2 - 1) :]]
         prompt.append(model.sot)
         if model.multilingual:
-            task = model.translate if self._options.task == "translate" else model.transcribe
+            # English needs no translation, and the models are trained to translate from other languages only.
+            translate = self._options.task == "translate" and language != "en"
+            task = model.translate if translate else model.transcribe
             prompt += [model.language_token(_CODES.index(language)), task]
         return prompt
 

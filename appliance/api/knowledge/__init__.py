@@ -1,0 +1,1 @@
+"""Collections, documents and search; the box has no vector store yet."""
