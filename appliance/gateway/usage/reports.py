@@ -105,36 +105,24 @@ def report(db: sqlite_utils.Database, asked: ReportRequest) -> list[ReportRow]:
     windows = Windows(asked.size, asked.zone)
     # Sums of quarters do for hours and days, unless a zone's clocks once changed at another time.
     for bucket in (MINUTE, SECOND) if asked.size == "MINUTE" else (QUARTER, MINUTE, SECOND):
-        rows = _folded(_sums(db, asked, bucket), windows, bucket, asked.size == "MINUTE")
+        rows = _folded(_sums(db, asked, bucket), asked, windows, bucket)
         if rows is not None:
             return rows
     raise AssertionError("borders of windows are whole seconds")
 
 
-class _Sum(msgspec.Struct, frozen=True):
-    """Tokens of one model in one bucket; ``rolled`` when its records are no longer there."""
-
-    start: int
-    rolled: int
-    model: str
-    prompt_tokens: int
-    completion_tokens: int
-
+# (start of the bucket, whether its records are no longer there, model, tokens of prompts, of completions)
+_Sum = tuple[int, int, str, int, int]
 
 _SUMS = """
-SELECT start, rolled, model, sum(prompt_tokens), sum(completion_tokens)
-FROM (
-    SELECT created_at / :bucket * :bucket AS start, 0 AS rolled, {model} AS model, prompt_tokens, completion_tokens
-    FROM usage
-    WHERE user_id = :user AND created_at >= :start AND created_at < :end AND endpoint IN ({endpoints})
-    UNION ALL
-    SELECT quarter * 900000, 1, {model}, prompt_tokens, completion_tokens
-    FROM usage_quarters
-    WHERE user_id = :user AND quarter >= :first AND quarter < :last AND endpoint IN ({endpoints})
-)
-GROUP BY start, rolled, model
-HAVING sum(prompt_tokens) + sum(completion_tokens) > 0
-ORDER BY start
+SELECT created_at / :bucket * :bucket, 0, {model}, sum(prompt_tokens), sum(completion_tokens)
+FROM usage
+WHERE user_id = :user AND created_at >= :start AND created_at < :end AND endpoint IN ({endpoints})
+GROUP BY 1, 3
+UNION ALL
+SELECT quarter * 900000, 1, {model}, prompt_tokens, completion_tokens
+FROM usage_quarters
+WHERE user_id = :user AND quarter >= :first AND quarter < :last AND endpoint IN ({endpoints})
 LIMIT :most
 """
 
@@ -154,30 +142,32 @@ def _sums(db: sqlite_utils.Database, asked: ReportRequest, bucket: int) -> Itera
         "bucket": bucket,
         "most": MOST_SUMS + 1,
     }
-    for number, row in enumerate(db.execute(query, values)):
-        if number == MOST_SUMS:
-            raise _too_much()
-        found = _Sum(*row)
-        if asked.models is None or found.model in asked.models:
-            yield found if asked.by_model else msgspec.structs.replace(found, model="")
+    found: Iterator[_Sum] = db.execute(query, values)
+    return found
 
 
-def _folded(sums: Iterator[_Sum], windows: Windows, bucket: int, minutes: bool) -> list[ReportRow] | None:
-    """Add sums, in the order of their time, to windows; None when a bucket lies in two of them."""
+def _folded(
+    sums: Iterator[_Sum], asked: ReportRequest, windows: Windows, bucket: int
+) -> list[ReportRow] | None:
+    """Add sums to windows; None when a bucket lies in two of them."""
     counted: dict[tuple[int, int, str], list[int]] = {}
     start = end = 0
-    for each in sums:
-        if not start <= each.start < end:
-            start, end = windows.around(each.start)
-        if not each.rolled and each.start + bucket > end:
+    for number, (moment, rolled, model, prompt_tokens, completion_tokens) in enumerate(sums):
+        if number == MOST_SUMS or len(counted) > MOST_ROWS:
+            raise _too_much()
+        if not prompt_tokens + completion_tokens or not (asked.models is None or model in asked.models):
+            continue
+        if not start <= moment < end:
+            start, end = windows.around(moment)
+        if not rolled and moment + bucket > end:
             return None
         # Of what was rolled up no minutes are known: the quarter is shown as a whole.
-        window = (each.start, each.start + QUARTER) if each.rolled and minutes else (start, end)
-        tokens = counted.setdefault((*window, each.model), [0, 0])
-        tokens[0] += each.prompt_tokens
-        tokens[1] += each.completion_tokens
-        if len(counted) > MOST_ROWS:
-            raise _too_much()
+        window = (moment, moment + QUARTER) if rolled and asked.size == "MINUTE" else (start, end)
+        tokens = counted.setdefault((*window, model if asked.by_model else ""), [0, 0])
+        tokens[0] += prompt_tokens
+        tokens[1] += completion_tokens
+    if len(counted) > MOST_ROWS:
+        raise _too_much()
     order = sorted(counted, key=lambda key: (key[0], key[2], key[1]))
     return [ReportRow(key[0], key[1], key[2] or None, *counted[key]) for key in order]
 
