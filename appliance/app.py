@@ -112,7 +112,7 @@ def build_app(stores: Stores, connections: Connections | None = None) -> ASGIApp
                 }
             ),
             request_max_body_size=settings.max_json_bytes,
-            openapi_config=openapi_config(),
+            openapi_config=openapi_config(settings.app_title),
             # Our own logging; the framework's would log every handled error as an exception.
             logging_config=None,
         )

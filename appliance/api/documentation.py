@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from typing import Any
 
 import msgspec
@@ -16,7 +17,7 @@ from litestar.routes import BaseRoute
 from litestar.types import ControllerRouterHandler
 
 from appliance import __version__
-from appliance.api.operations import describe_bodies, describe_mounts
+from appliance.api.operations import describe_bodies, describe_mounts, without_tags
 
 # What the page needs of the bundle; its own start page would load a sample from the internet.
 ASSETS = {
@@ -28,17 +29,17 @@ ASSETS = {
 # The bundle's version is part of its assets' addresses: an upgraded box must not meet old ones in a cache.
 ASSETS_PATH = f"/docs/assets/{swagger_ui_bundle.swagger_ui_path.name}"
 
-PAGE = f"""<!DOCTYPE html>
+PAGE = """<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
-<title>appliance API</title>
-<link rel="stylesheet" href="{ASSETS_PATH}/swagger-ui.css">
-<link rel="icon" type="image/png" href="{ASSETS_PATH}/favicon-32x32.png">
+<title>{title} API</title>
+<link rel="stylesheet" href="{assets}/swagger-ui.css">
+<link rel="icon" type="image/png" href="{assets}/favicon-32x32.png">
 </head>
 <body>
 <div id="swagger-ui"></div>
-<script src="{ASSETS_PATH}/swagger-ui-bundle.js"></script>
+<script src="{assets}/swagger-ui-bundle.js"></script>
 <script src="/docs/start.js"></script>
 </body>
 </html>
@@ -56,13 +57,14 @@ CONTENT_SECURITY_POLICY = (
 )
 
 
-def openapi_config() -> OpenAPIConfig:
-    """Describe the API."""
+def openapi_config(title: str) -> OpenAPIConfig:
+    """Describe the API of a box that calls itself ``title``."""
     return OpenAPIConfig(
-        title="appliance",
+        title=title,
         version=__version__,
         description="Chat, completions, embeddings, reranking and transcription, on this box. "
-        "/v1 serves the union of all APIs; /compressa/v1 and /compactifai/v1 keep to the letter of theirs.",
+        "/v1 serves the union of all APIs; /compressa/v1, /compactifai/v1 and "
+        "/opengatellm/v1 keep to the letter of theirs.",
         components=Components(
             security_schemes={"key": SecurityScheme(type="http", scheme="bearer")},
         ),
@@ -87,17 +89,20 @@ async def openapi_document(request: Request[Any, Any, State]) -> Response[bytes]
     """Answer the OpenAPI document."""
     state = request.app.state
     if "openapi_document" not in state:
-        document = describe_bodies(request.app.openapi_schema.to_schema())
+        document = without_tags(request.app.openapi_schema.to_schema(), state["settings"].hidden_routers)
+        document = describe_bodies(document)
         document = describe_mounts(document, request.app.routes)
         state["openapi_document"] = msgspec.json.encode(document)
     return Response(state["openapi_document"], media_type="application/json")
 
 
 @get("/docs", include_in_schema=False, access="public")
-async def documentation() -> Response[str]:
+async def documentation(request: Request[Any, Any, State]) -> Response[str]:
     """Answer the documentation page."""
+    title = html.escape(request.app.state.settings.app_title)
+    page = PAGE.format(title=title, assets=ASSETS_PATH)
     return Response(
-        PAGE, media_type="text/html", headers={"Content-Security-Policy": CONTENT_SECURITY_POLICY}
+        page, media_type="text/html", headers={"Content-Security-Policy": CONTENT_SECURITY_POLICY}
     )
 
 

@@ -10,15 +10,16 @@ from litestar.routes import BaseRoute, HTTPRoute
 
 from appliance.api.dialect import UNION, Dialect
 from appliance.api.openai.audio import AUDIO_FORM_SCHEMA
-from appliance.api.openai.chat import ChatRequest
+from appliance.api.openai.chat import SearchChatRequest
 from appliance.api.openai.completions import CompletionRequest
 from appliance.api.openai.embeddings import EmbeddingRequest
 from appliance.api.openai.rerank import RerankRequest
 from appliance.api.openai.rerank_families import RootRerankRequest
 from appliance.api.openai.tokenization import DetokenizeRequest, TokenizeRequest
+from appliance.api.openai.usage_report import UsageReportRequest
 
 BODIES: dict[str, type] = {
-    "createChatCompletion": ChatRequest,
+    "createChatCompletion": SearchChatRequest,
     "createCompletion": CompletionRequest,
     "createEmbedding": EmbeddingRequest,
     "rerank": RerankRequest,
@@ -28,6 +29,7 @@ BODIES: dict[str, type] = {
     "cohereV2Rerank": RerankRequest,
     "tokenize": TokenizeRequest,
     "detokenize": DetokenizeRequest,
+    "createUsageReport": UsageReportRequest,
 }
 FORMS: dict[str, dict[str, Any]] = {"createTranscription": AUDIO_FORM_SCHEMA}
 
@@ -53,6 +55,23 @@ def describe_bodies(document: dict[str, Any]) -> dict[str, Any]:
     return document
 
 
+def without_tags(document: dict[str, Any], hidden: Iterable[str]) -> dict[str, Any]:
+    """Remove the operations with a tag in ``hidden`` (in any case) from an OpenAPI document, and return it."""
+    words = {tag.lower() for tag in hidden}
+    paths: dict[str, Any] = {}
+    for path, item in document["paths"].items():
+        kept = {
+            method: operation
+            for method, operation in item.items()
+            if not (
+                isinstance(operation, dict) and words & {tag.lower() for tag in operation.get("tags", ())}
+            )
+        }
+        if kept:
+            paths[path] = kept
+    return document | {"paths": paths}
+
+
 def describe_mounts(document: dict[str, Any], routes: Iterable[BaseRoute]) -> dict[str, Any]:
     """Add the strict mounts' operations to an OpenAPI document, each as its twin in the union, and return it."""
     paths = document["paths"]
@@ -63,7 +82,9 @@ def describe_mounts(document: dict[str, Any], routes: Iterable[BaseRoute]) -> di
             dialect: Dialect = handler.opt.get("dialect", UNION)
             if dialect == UNION or method == "OPTIONS":
                 continue
-            twin = paths[route.path_format.removeprefix(dialect.platform)][method.lower()]
+            twin = paths.get(route.path_format.removeprefix(dialect.platform), {}).get(method.lower())
+            if twin is None:
+                continue  # left out of the document, as the configuration has it
             paths.setdefault(route.path_format, {})[method.lower()] = twin | {
                 "operationId": f"{dialect.name}_{twin['operationId']}",
                 "tags": [dialect.name],

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from litestar import Router
+from litestar.handlers import HTTPRouteHandler
 from litestar.types import ControllerRouterHandler
 
 from appliance.api.account.info import get_info, update_info
 from appliance.api.account.keys import create_key, delete_key, get_key, list_keys, regenerate_key
 from appliance.api.account.login import login
+from appliance.api.account.usage import get_usage
 from appliance.api.admin.audit import list_audit_lines, verify_audit_log
 from appliance.api.admin.organizations import (
     create_organization,
@@ -41,6 +43,7 @@ from appliance.api.documentation import (
     documentation_start,
     openapi_document,
 )
+from appliance.api.knowledge.not_enabled import KNOWLEDGE
 from appliance.api.monitoring.hardware import gpu_info
 from appliance.api.monitoring.health import health, healthcheck, ready, version
 from appliance.api.monitoring.metrics import metrics
@@ -50,9 +53,11 @@ from appliance.api.openai.chat import chat_completions
 from appliance.api.openai.completions import completions
 from appliance.api.openai.embeddings import embeddings
 from appliance.api.openai.models import get_model, list_models
+from appliance.api.openai.ocr import ocr
 from appliance.api.openai.rerank import rerank
 from appliance.api.openai.rerank_families import cohere_rerank, rerank_texts
 from appliance.api.openai.tokenization import detokenize, tokenize, tokenizer_info
+from appliance.api.openai.usage_report import usage_report
 from appliance.config import Settings
 
 # Open to all; everything else needs a key (authentication.authorize).
@@ -125,6 +130,12 @@ ACCOUNT: list[ControllerRouterHandler] = [
     list_keys,
     get_key,
     delete_key,
+    get_usage,
+]
+
+# What CompactifAI's accounts ask for.
+USAGE: list[ControllerRouterHandler] = [
+    usage_report,
 ]
 
 AUDIO: list[ControllerRouterHandler] = [
@@ -149,36 +160,49 @@ RERANK_FAMILIES: list[ControllerRouterHandler] = [
 def routes(settings: Settings) -> list[ControllerRouterHandler]:
     """Return all routes: the open ones, those at the root, and one mount per dialect."""
     return [
-        *PUBLIC,
-        metrics,
-        *SERVER,
-        *RERANK_FAMILIES,
-        mount(UNION, [*GENERATION, *ENCODING, management(ADMIN_EXTRAS)], AUDIO, settings),
+        *served([*PUBLIC, metrics, *SERVER, *RERANK_FAMILIES], settings),
+        mount(UNION, [*GENERATION, *ENCODING, *USAGE, management(settings, ADMIN_EXTRAS)], AUDIO, settings),
         mount(COMPRESSA, [*GENERATION, *ENCODING], [], settings),
-        mount(COMPACTIFAI, GENERATION, AUDIO, settings),
+        mount(COMPACTIFAI, [*GENERATION, *USAGE], AUDIO, settings),
         mount(
-            OPENGATELLM, [list_models, get_model, chat_completions, *ENCODING, management()], AUDIO, settings
+            OPENGATELLM,
+            [list_models, get_model, chat_completions, *ENCODING, management(settings)],
+            AUDIO,
+            settings,
         ),
         # Compressa's clients look for the server's own routes above the mount.
         Router(
             path=COMPRESSA.platform,
-            route_handlers=SERVER,
+            route_handlers=served(SERVER, settings),
             opt={"dialect": COMPRESSA},
             include_in_schema=False,
         ),
         # As OpenGateLLM's do for its own two.
         Router(
             path=OPENGATELLM.platform,
-            route_handlers=[opengatellm_health, opengatellm_metrics],
+            route_handlers=served([opengatellm_health, opengatellm_metrics], settings),
             opt={"dialect": OPENGATELLM},
             include_in_schema=False,
         ),
     ]
 
 
-def management(extras: Sequence[ControllerRouterHandler] = ()) -> Router:
-    """Return the routes of administrators and accounts, whose clients read FastAPI's lists of wrong fields."""
-    return Router(path="/", route_handlers=[*ADMIN, *extras, *ACCOUNT], opt={"unprocessable": "all"})
+def management(settings: Settings, extras: Sequence[ControllerRouterHandler] = ()) -> Router:
+    """Return the routes that only OpenGateLLM has, whose clients read FastAPI's lists of wrong fields."""
+    handlers = served([*ADMIN, *extras, *ACCOUNT, ocr, *KNOWLEDGE], settings)
+    return Router(path="/", route_handlers=handlers, opt={"unprocessable": "all"})
+
+
+def served(handlers: Sequence[ControllerRouterHandler], settings: Settings) -> list[ControllerRouterHandler]:
+    """Return the handlers without those of a tag that the configuration removes."""
+    removed = {tag.lower() for tag in settings.disabled_routers}
+    return [
+        handler
+        for handler in handlers
+        if not (
+            isinstance(handler, HTTPRouteHandler) and removed & {tag.lower() for tag in handler.tags or ()}
+        )
+    ]
 
 
 def mount(
@@ -188,6 +212,7 @@ def mount(
     settings: Settings,
 ) -> Router:
     """Return an API's routes under its dialect's prefix; uploads have their own size limit."""
+    handlers, uploads = served(handlers, settings), served(uploads, settings)
     inner = Router(path="/", route_handlers=uploads, request_max_body_size=settings.max_upload_bytes)
     return Router(
         path=dialect.prefix,
