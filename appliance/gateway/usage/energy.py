@@ -1,8 +1,8 @@
 """Energy measured on this machine: the kernel's counters of its CPU packages, shared among the calls that run.
 
 A thread reads the counters while calls run. A call's share is what the packages took while it ran, divided at
-every moment by how many ran: the difference of one running sum between its end and its beginning. Since the
-last reading the sum goes on at the power found then; the next reading makes up the difference.
+every moment by how many ran: the difference of one running sum between its end and its beginning. Between two
+readings the power is taken as even; since the last one, as what it was before, until the next one corrects it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 log = logging.getLogger(__name__)
 
@@ -71,26 +71,48 @@ class _Domain:
         return difference if difference >= 0 else max(0, difference + self._range)
 
 
+class _Interval:
+    """The time between two readings. ``watts`` is that of the interval before until the second reading."""
+
+    __slots__ = ("spread", "sum", "watts")
+
+    def __init__(self, total: float, watts: float | None) -> None:
+        # Joules that a call would have at the interval's beginning, had it run from the service's start.
+        self.sum = total
+        self.watts = watts
+        # Seconds since then, each divided by how many calls ran.
+        self.spread = 0.0
+
+
+class _Moment(NamedTuple):
+    """A moment of the running sum; its value becomes exact when its interval ends."""
+
+    interval: _Interval
+    spread: float
+
+    def joules(self) -> float:
+        return self.interval.sum + (self.interval.watts or 0.0) * self.spread
+
+
 class EnergyShare:
     """What one call took."""
 
-    def __init__(self, meter: EnergyMeter, begun_at: float) -> None:
+    def __init__(self, meter: EnergyMeter, begin: _Moment) -> None:
         self._meter = meter
-        self._begun_at = begun_at
-        self._ended_at: float | None = None
+        self._begin = begin
+        self._end: _Moment | None = None
 
     def kwh(self) -> float | None:
         """Return the energy so far, up to the call's end; None when it is not measured."""
-        total = self._meter.per_call()
-        if total is None:
+        end = self._end or self._meter.moment()
+        if end.interval.watts is None:
             return None
-        end = total if self._ended_at is None else self._ended_at
-        return max(0.0, end - self._begun_at) / JOULES_PER_KWH
+        return (end.joules() - self._begin.joules()) / JOULES_PER_KWH
 
     def end(self) -> None:
         """Note that the call no longer runs."""
-        if self._ended_at is None:
-            self._ended_at = self._meter.leave()
+        if self._end is None:
+            self._end = self._meter.leave()
 
 
 class EnergyMeter:
@@ -104,21 +126,15 @@ class EnergyMeter:
     ) -> None:
         """Take the counters, None to measure nothing, and how often (seconds) to read them."""
         self._counters = counters
-        self._interval = interval
+        self._seconds = interval
         self._clock = clock
         self._lock = threading.Lock()
         self._running = 0
-        # Joules that a call would have that ran from the beginning; and the moment it is known for.
-        self._per_call = 0.0
+        self._interval = _Interval(0.0, None)
         self._known_at = clock()
-        # Watts of the last interval in which calls ran; None before there was any.
-        self._power: float | None = None
-        # The last reading (moment, joules), and since then: seconds with calls, joules shared out by power.
+        # The reading that the interval began with (moment, joules), and whether a call ran since.
         self._reading: tuple[float, float] | None = None
-        self._busy = 0.0
-        self._assumed = 0.0
-        # Joules that were measured and not shared out yet; below 0: too much was.
-        self._due = 0.0
+        self._busy = False
         self._wake = threading.Event()
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
@@ -141,58 +157,46 @@ class EnergyMeter:
     def begin(self) -> EnergyShare:
         """Count a call that runs on this machine from now on, until its share is ended."""
         with self._lock:
-            self._advance()
+            begin = self._advance()
             self._running += 1
-            begun_at = self._per_call
         self._wake.set()
-        return EnergyShare(self, begun_at)
+        return EnergyShare(self, begin)
 
-    def leave(self) -> float:
-        """Count one call less; return the running sum."""
+    def leave(self) -> _Moment:
+        """Count one call less."""
         with self._lock:
-            self._advance()
+            end = self._advance()
             self._running -= 1
-            return self._per_call
+            return end
 
-    def per_call(self) -> float | None:
-        """Return the running sum in joules, None when nothing was measured yet."""
+    def moment(self) -> _Moment:
+        """Return the present moment of the running sum."""
         with self._lock:
-            self._advance()
-            return None if self._power is None else self._per_call
+            return self._advance()
 
     def read(self, joules: float) -> bool:
-        """Take a reading of the counters; return whether a call ran since the last one."""
+        """Take a reading of the counters; return whether a call ran since the last one, or runs."""
         with self._lock:
             self._advance()
-            now, before = self._known_at, self._reading
-            was_busy = self._busy > 0
-            if before is not None and was_busy and now > before[0]:
-                taken = joules - before[1]
-                self._power = taken / (now - before[0])
-                # Of an interval in which calls ran for a part of the time, that part.
-                self._due += self._power * self._busy - self._assumed
-                if self._running and self._due > 0:
-                    self._per_call += self._due / self._running
-                    self._due = 0.0
-            if not self._running:
-                self._due = 0.0
-            self._reading = (now, joules)
-            self._busy = self._assumed = 0.0
-            return was_busy or self._running > 0
+            busy, now = self._busy, self._known_at
+            if self._reading is not None and busy and now > self._reading[0]:
+                self._interval.watts = max(0.0, joules - self._reading[1]) / (now - self._reading[0])
+            self._next_interval((now, joules))
+            return busy or self._running > 0
 
-    def _advance(self) -> None:
+    def _advance(self) -> _Moment:
         now = self._clock()
         seconds, self._known_at = now - self._known_at, now
-        if not self._running:
-            return
-        self._busy += seconds
-        if self._power is not None:
-            assumed = self._power * seconds
-            self._assumed += assumed
-            # What was shared out too much is made up for first.
-            covered = min(assumed, max(0.0, -self._due))
-            self._due += covered
-            self._per_call += (assumed - covered) / self._running
+        if self._running:
+            self._interval.spread += seconds / self._running
+            self._busy = True
+        return _Moment(self._interval, self._interval.spread)
+
+    def _next_interval(self, reading: tuple[float, float] | None) -> None:
+        total = _Moment(self._interval, self._interval.spread).joules()
+        self._interval = _Interval(total, self._interval.watts)
+        self._reading = reading
+        self._busy = False
 
     def _watch(self, counters: Counters) -> None:
         while not self._closing.is_set():
@@ -203,13 +207,13 @@ class EnergyMeter:
             except (OSError, ValueError) as error:
                 log.warning("the energy of calls is estimated from now on: %s", error)
                 with self._lock:
-                    self._power = None
+                    self._interval.watts = None
                 return
             if busy:
-                self._closing.wait(self._interval)
+                self._closing.wait(self._seconds)
             else:
                 self._wake.wait()
                 with self._lock:
                     # What the machine took while nothing ran is nobody's.
-                    self._reading = None
-                    self._busy = self._assumed = 0.0
+                    self._advance()
+                    self._next_interval(None)
