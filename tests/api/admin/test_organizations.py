@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -186,13 +187,22 @@ def test_what_is_no_request_is_refused(bare_service: Service, body: bytes) -> No
             assert http.request(method, path, content=body).status_code in (400, 422)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-@given(body=bodies(name=st.text(max_size=12)), method=st.sampled_from(["POST", "PATCH"]))
-def test_any_json_is_taken_or_refused(bare_service: Service, body: Any, method: str) -> None:
+@pytest.fixture(scope="module")
+def http(bare_service: Service) -> Iterator[httpx.Client]:
     with bare_service.http as http:
-        path = PATH if method == "POST" else f"{PATH}/{make(http)}"
-        answer = send(http, method, path, body)
-        assert well(answer), answer.text
+        yield http
+
+
+@pytest.fixture(scope="module")
+def target(http: httpx.Client) -> int:
+    return make(http)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@given(body=bodies(name=st.text(max_size=12)), method=st.sampled_from(["POST", "PATCH"]))
+def test_any_json_is_taken_or_refused(http: httpx.Client, target: int, body: Any, method: str) -> None:
+    answer = send(http, method, PATH if method == "POST" else f"{PATH}/{target}", body)
+    assert well(answer), answer.text
 
 
 def test_only_administrators_come_near(bare_service: Service) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -269,6 +270,17 @@ def test_what_is_no_request_is_refused(bare_service: Service, body: bytes) -> No
             assert http.request(method, path, content=body).status_code in (400, 422)
 
 
+@pytest.fixture(scope="module")
+def http(bare_service: Service) -> Iterator[httpx.Client]:
+    with bare_service.http as http:
+        yield http
+
+
+@pytest.fixture(scope="module")
+def target(bare_service: Service) -> int:
+    return make_role(bare_service)
+
+
 LIMIT = st.fixed_dictionaries(
     {},
     optional={
@@ -290,11 +302,12 @@ LIMIT = st.fixed_dictionaries(
     method=st.sampled_from(["POST", "PATCH"]),
     path=st.sampled_from([PATH, STRICT]),
 )
-def test_any_json_is_taken_or_refused(bare_service: Service, body: Any, method: str, path: str) -> None:
-    with bare_service.http as http:
-        target = path if method == "POST" else f"{path}/{make_role(bare_service)}"
-        answer = send(http, method, target, body)
-        assert well(answer), answer.text
+def test_any_json_is_taken_or_refused(
+    http: httpx.Client, target: int, body: Any, method: str, path: str
+) -> None:
+    answer = send(http, method, path if method == "POST" else f"{path}/{target}", body)
+    assert well(answer), answer.text
+    assert http.get(f"{PATH}/{target}").status_code == 200
 
 
 def test_limits_decide_who_sees_a_model_at_once(service: Service) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -395,6 +396,19 @@ def test_what_is_no_request_is_refused(bare_service: Service, minimal: dict[str,
             assert http.request(method, path, content=body).status_code in (400, 422)
 
 
+@pytest.fixture(scope="module")
+def http(bare_service: Service) -> Iterator[httpx.Client]:
+    with bare_service.http as http:
+        yield http
+
+
+@pytest.fixture
+def target(http: httpx.Client, role: int) -> Iterator[int]:
+    target = make(http, {"email": unique(), "password": "x", "role": role})
+    yield target
+    http.delete(f"{PATH}/{target}")
+
+
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     body=bodies(
@@ -412,18 +426,18 @@ def test_what_is_no_request_is_refused(bare_service: Service, minimal: dict[str,
     path=st.sampled_from([PATH, STRICT]),
 )
 def test_any_json_is_taken_or_refused(
-    bare_service: Service, role: int, body: Any, method: str, path: str
+    http: httpx.Client, role: int, target: int, body: Any, method: str, path: str
 ) -> None:
-    with bare_service.http as http:
-        if method == "PATCH":
-            path = f"{path}/{make(http, {'email': unique(), 'password': 'x', 'role': role})}"
-        elif isinstance(body, dict):
-            body = {"email": unique(), "password": "x", "role": role, **body}
-        answer = send(http, method, path, body)
-        assert well(answer), answer.text
-        if method == "POST" and answer.status_code == 201:
-            # What was taken can be shown; and no administrator that others do not expect is left.
-            assert http.delete(f"{PATH}/{answer.json()['id']}").status_code == 204
+    if method == "PATCH":
+        path = f"{path}/{target}"
+    elif isinstance(body, dict):
+        body = {"email": unique(), "password": "x", "role": role, **body}
+    answer = send(http, method, path, body)
+    assert well(answer), answer.text
+    if answer.status_code == 201:
+        # No administrator that other tests do not know of is left.
+        assert http.delete(f"{PATH}/{answer.json()['id']}").status_code == 204
+    assert shown(http, target)["role"] > 0
 
 
 def test_what_was_spent_shows_at_once(service: Service) -> None:
