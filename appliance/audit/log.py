@@ -95,6 +95,8 @@ class AuditLog:
 def plain(text: str, longest: int) -> str:
     """Return a text of at most ``longest`` characters, none of which steers a terminal or ends a line."""
     cut = text if len(text) <= longest else text[: longest - 1] + "…"
+    if cut.isprintable():
+        return cut
     return "".join(REPLACED if unicodedata.category(each) in _UNSHOWN else each for each in cut)
 
 
