@@ -73,6 +73,9 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     unprocessable_fields: bool = False
     # Whether the bootstrap key is OpenGateLLM's master key: a user 0 without limits, budget and records.
     master_key: bool = False
+    # Whether providers may be of this box's own types (local, appliance), and are shown as they are: with the
+    # fractions of their parameters, and their URLs as they were written.
+    own_provider_types: bool = True
     # Whether roles have limits for the routers that they do not name.
     default_limits: bool = True
     # Whether the usage in answers has what a request cost and burned, besides its tokens.
@@ -234,6 +237,7 @@ OPENGATELLM = Dialect(
     output_language=True,
     max_audio_bytes=20 << 20,
     default_limits=False,
+    own_provider_types=False,
     card_keys=frozenset(
         {"id", "type", "aliases", "created", "owned_by", "max_context_length", "costs", "object"}
     ),

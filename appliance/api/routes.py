@@ -21,6 +21,13 @@ from appliance.api.admin.organizations import (
     update_organization,
 )
 from appliance.api.admin.roles import create_role, delete_role, get_role, list_roles, update_role
+from appliance.api.admin.providers import (
+    create_provider,
+    delete_provider,
+    get_provider,
+    list_providers,
+    update_provider,
+)
 from appliance.api.admin.routers import (
     create_router,
     delete_router,
@@ -107,6 +114,11 @@ ADMIN: list[ControllerRouterHandler] = [
     get_router,
     update_router,
     delete_router,
+    create_provider,
+    list_providers,
+    get_provider,
+    update_provider,
+    delete_provider,
     create_token,
     list_tokens,
     get_token,

@@ -49,9 +49,30 @@ def _route(db: sqlite_utils.Database, manifest: Manifest, hosting_zone: str, now
         [MODEL_TYPES[manifest.task], now, now],
     ).lastrowid
     db.execute("INSERT INTO router_names VALUES (?, ?, 0)", [manifest.name, router])
-    billions = manifest.parameters / BILLION
+    billions = parameters(manifest)
     db.execute(
         "INSERT INTO providers (router_id, type, model_name, hosting_zone, total_params, active_params, "
-        "max_context_length, created_at) VALUES (?, 'local', ?, ?, ?, ?, ?, ?)",
-        [router, manifest.name, hosting_zone, billions, billions, manifest.context_length or None, now],
+        "max_context_length, vector_size, created_at) VALUES (?, 'local', ?, ?, ?, ?, ?, ?, ?)",
+        [
+            router,
+            manifest.name,
+            hosting_zone,
+            billions,
+            billions,
+            manifest.context_length or None,
+            vector_size(manifest),
+            now,
+        ],
     )
+
+
+def parameters(manifest: Manifest) -> float:
+    """Return the parameters of a pack's model in billions."""
+    return manifest.parameters / BILLION
+
+
+def vector_size(manifest: Manifest) -> int | None:
+    """Return the dimensions of a pack's embeddings, None when it makes none."""
+    if manifest.task != "embedding" or manifest.encoder is None:
+        return None
+    return manifest.encoder.dimensions
