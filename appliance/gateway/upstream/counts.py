@@ -20,6 +20,7 @@ class Counts(msgspec.Struct, frozen=True):
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    total_tokens: int | None = None
     prompt_details: Any = None
     completion_details: Any = None
 
@@ -42,11 +43,12 @@ def counts(usage: msgspec.Raw | None) -> Counts:
         return Counts()
     if said is None:
         return Counts()
-    prompt, completion, total = map(_sane, (said.prompt_tokens, said.completion_tokens, said.total_tokens))
-    if prompt is None and total is not None:
-        prompt = max(0, total - (completion or 0))  # rerankers say the total alone
     return Counts(
-        prompt, completion, _details(said.prompt_tokens_details), _details(said.completion_tokens_details)
+        _sane(said.prompt_tokens),
+        _sane(said.completion_tokens),
+        _sane(said.total_tokens),
+        _details(said.prompt_tokens_details),
+        _details(said.completion_tokens_details),
     )
 
 

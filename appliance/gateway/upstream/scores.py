@@ -105,4 +105,5 @@ def _in_order(upstream: Upstream, found: list[tuple[int, float]], count: int) ->
 
 
 def _tokens_read(answer: Fields) -> int | None:
-    return counts_of(answer).prompt_tokens or None
+    said = counts_of(answer)
+    return said.prompt_tokens or said.total_tokens or None  # some say the total alone
