@@ -10,6 +10,7 @@ import sqlite_utils
 from appliance.accounts.administrators import kept_administrator
 from appliance.accounts.errors import AccountError, AuthenticationError, PermissionDeniedError
 from appliance.accounts.passwords import hash_password, verify_password
+from appliance.accounts.user_removal import forget_counters, forget_records, remove_owned
 from appliance.audit.log import Actor, AuditLog
 from appliance.clock import now_ms
 from appliance.storage.database import Database
@@ -81,23 +82,6 @@ _FILTER = """
 WHERE (:role_id IS NULL OR u.role_id = :role_id)
   AND (:organization_id IS NULL OR u.organization_id = :organization_id)
   AND (:email IS NULL OR u.email = :email)
-"""
-# Sums of older usage know nobody as user 0.
-_ANONYMOUS_SUMS = """
-INSERT INTO usage_quarters
-SELECT quarter, 0, model, endpoint, requests, failures, prompt_tokens, completion_tokens, cost,
-       kwh_min, kwh_max, kgco2eq_min, kgco2eq_max
-FROM usage_quarters WHERE user_id = ?
-ON CONFLICT (user_id, quarter, model, endpoint) DO UPDATE SET
-    requests = requests + excluded.requests,
-    failures = failures + excluded.failures,
-    prompt_tokens = prompt_tokens + excluded.prompt_tokens,
-    completion_tokens = completion_tokens + excluded.completion_tokens,
-    cost = cost + excluded.cost,
-    kwh_min = kwh_min + excluded.kwh_min,
-    kwh_max = kwh_max + excluded.kwh_max,
-    kgco2eq_min = kgco2eq_min + excluded.kgco2eq_min,
-    kgco2eq_max = kgco2eq_max + excluded.kgco2eq_max
 """
 
 
@@ -236,12 +220,17 @@ class Users:
         def remove(db: sqlite_utils.Database) -> None:
             user = _require(db, user_id)
             with kept_administrator(db):
-                details = {"email": user.email, **_remove_owned(db, user_id)}
-                _forget_in_usage(db, user_id)
+                details = {"email": user.email, **remove_owned(db, user_id)}
+                forget_counters(db, user_id)
                 db.execute("DELETE FROM users WHERE id = ?", [user_id])
             self._audit.append(db, actor, "user.delete", str(user_id), details)
 
         await self._database.write(remove)
+        # Others write in between. What a crash leaves names a user that is gone, and no other ever gets its id.
+        while await self._database.write(lambda db: forget_records(db, user_id)):
+            pass
+        # Records may have become sums meanwhile.
+        await self._database.write(lambda db: forget_counters(db, user_id))
 
     async def _verified(self, user_id: int, password: str) -> str:
         """Return the hash that a password was checked against. Raises AuthenticationError (401)."""
@@ -262,26 +251,6 @@ def _set_password(db: sqlite_utils.Database, user_id: int, password_hash: str) -
         "UPDATE users SET password_hash = ?, updated_at = ? WHERE id = ?", [password_hash, now_ms(), user_id]
     )
     db.execute("DELETE FROM keys WHERE user_id = ? AND kind = 'session'", [user_id])
-
-
-def _remove_owned(db: sqlite_utils.Database, user_id: int) -> dict[str, list[int]]:
-    """Delete a user's routers, with all their providers, and its providers elsewhere; return which."""
-    routers = [row[0] for row in db.execute("SELECT id FROM routers WHERE user_id = ?", [user_id])]
-    owned = "user_id = ? OR router_id IN (SELECT id FROM routers WHERE user_id = ?)"
-    providers = [
-        row[0]
-        for row in db.execute(f"SELECT id FROM providers WHERE {owned}", [user_id, user_id])  # noqa: S608
-    ]
-    db.execute("DELETE FROM providers WHERE user_id = ?", [user_id])
-    db.execute("DELETE FROM routers WHERE user_id = ?", [user_id])
-    return {"routers": routers, "providers": providers}
-
-
-def _forget_in_usage(db: sqlite_utils.Database, user_id: int) -> None:
-    db.execute("UPDATE usage SET user_id = NULL WHERE user_id = ?", [user_id])
-    db.execute(_ANONYMOUS_SUMS, [user_id])
-    db.execute("DELETE FROM usage_quarters WHERE user_id = ?", [user_id])
-    db.execute("DELETE FROM limit_hits WHERE user_id = ?", [user_id])
 
 
 def _require(db: sqlite_utils.Database, user_id: int) -> User:

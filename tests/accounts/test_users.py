@@ -101,11 +101,15 @@ async def test_of_many_at_once_one_gets_the_email(users: Users) -> None:
     assert {str(error) for error in refused} == {"User already exists."}
 
 
-async def test_a_deleted_users_usage_stays_and_is_nobodys(database: Database, users: Users) -> None:
+@pytest.mark.parametrize("at_once", [1, 2, 5000])
+async def test_a_deleted_users_usage_stays_and_is_nobodys(
+    database: Database, users: Users, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    monkeypatch.setattr("appliance.accounts.user_removal.RECORDS_AT_ONCE", at_once)
     user = await users.create(SERVICE, ANOTHER, SECRET)
 
     def use(db: Any) -> None:
-        for owner in (user, ADMINISTRATOR):
+        for owner in (user, user, user, ADMINISTRATOR):
             db.execute(
                 "INSERT INTO usage (created_at, user_id, email, endpoint, method, status, latency_ms, "
                 "prompt_tokens, completion_tokens, cost, kwh_min, kwh_max, kgco2eq_min, kgco2eq_max) "
@@ -121,7 +125,7 @@ async def test_a_deleted_users_usage_stays_and_is_nobodys(database: Database, us
     await database.write(use)
     await users.delete(SERVICE, user)
 
-    assert value(database, "SELECT count(*) FROM usage WHERE user_id IS NULL AND cost = 5") == 1
+    assert value(database, "SELECT count(*) FROM usage WHERE user_id IS NULL AND cost = 5") == 3
     assert value(database, "SELECT count(*) FROM usage WHERE user_id = ?", ADMINISTRATOR) == 1
     assert value(database, "SELECT sum(requests) FROM usage_quarters") == 3
     assert value(database, "SELECT cost FROM usage_quarters WHERE user_id = 0") == 8
