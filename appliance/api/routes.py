@@ -42,6 +42,7 @@ from appliance.api.admin.tokens import (
     list_tokens,
     regenerate_token,
 )
+from appliance.api.admin.usage import list_usage
 from appliance.api.admin.users import create_user, delete_user, get_user, list_users, update_user
 from appliance.api.dialect import COMPACTIFAI, COMPRESSA, OPENGATELLM, UNION, Dialect
 from appliance.api.documentation import (
@@ -129,6 +130,7 @@ ADMIN: list[ControllerRouterHandler] = [
 ADMIN_EXTRAS: list[ControllerRouterHandler] = [
     list_audit_lines,
     verify_audit_log,
+    list_usage,
     regenerate_token,
     regenerate_key,
 ]
