@@ -265,6 +265,31 @@ async def test_while_the_disk_is_full_everything_waits_and_is_written_once(
 
 
 @pytest.mark.usefixtures("quick")
+async def test_what_a_full_file_refuses_is_written_when_there_is_room(rig: Rig) -> None:
+    def bound(db: sqlite_utils.Database, room: int) -> None:
+        # Like a full disk: SQLite refuses to let the file grow.
+        pages = db.execute("PRAGMA page_count").fetchone()[0]
+        db.execute(f"PRAGMA max_page_count = {pages + room}")
+
+    await rig.database.write(lambda db: bound(db, 1))
+    for number in range(2000):
+        rig.log.add(record(cost=0 if number else 400, latency_ms=number))
+    rig.limiter.admit_request(1, 2, UNLIMITED)
+    with pytest.raises(StorageError):
+        await rig.log.flush()
+    assert (rig.count(), rig.budget(1), rig.rows("SELECT * FROM limit_hits")) == (0, 1000, [])
+
+    await rig.database.write(lambda db: bound(db, 10_000))
+    await rig.log.flush()
+
+    assert [row["latency_ms"] for row in rig.rows("SELECT latency_ms FROM usage ORDER BY id")] == list(
+        range(2000)
+    )
+    assert rig.budget(1) == 600
+    assert len(rig.rows("SELECT * FROM limit_hits")) == 1
+
+
+@pytest.mark.usefixtures("quick")
 async def test_a_store_that_refuses_for_long_costs_records_but_no_deduction(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
