@@ -32,6 +32,7 @@ from appliance.engines.cores import Cores
 from appliance.errors import ApplianceError
 from appliance.gateway.catalog import Catalog
 from appliance.gateway.gateway import Gateway
+from appliance.gateway.routing.health import HealthWatch
 from appliance.jobs.handlers import job_handlers
 from appliance.jobs.runner import JobRunner
 from appliance.storage.spool import Spool
@@ -81,6 +82,9 @@ def build_app(stores: Stores, connections: Connections | None = None) -> ASGIApp
             started.push_async_callback(catalog.close)
             started.push_async_callback(gateway.close)
             await gateway.start()
+            watch = HealthWatch(gateway.states, gateway.providers, gateway.upstream, app.state.sealer)
+            started.push_async_callback(watch.close)
+            watch.start()
             housekeeping = asyncio.create_task(keep_house(stores.database, stores.audit), name="housekeeping")
             started.callback(housekeeping.cancel)
             started.push_async_callback(asyncio.to_thread, jobs.close)

@@ -78,6 +78,8 @@ class ModelCall:
         self._method = method
         self._started = time.monotonic()
         self._ttft: float | None = None
+        # When it went to ``provider``; None while it is in flight nowhere.
+        self._sent: float | None = None
         self._reservation = Reservation(account.user_id)
         self._tokens_admitted = False
         self._broken: int | None = None
@@ -135,16 +137,17 @@ class ModelCall:
             provider = await states.acquire(self.router, tried, self.priority)
             if provider is None:
                 raise failure or OverloadedError(f"No provider of `{self.router.name}` can be reached.")
-            self.provider = provider
+            self.provider, self._sent = provider, time.monotonic()
             self._energy = self._context.energy.begin() if provider.is_local else None
             try:
                 return await attempt(provider)
             except OverloadedError as error:
+                self._sent = None
+                states.failed(provider, error)
                 tried.add(provider.id)
                 failure = error
                 if len(tried) < len(self.router.providers):
-                    # Else ``close`` says how this one ended.
-                    states.failed(provider, error)
+                    # Else the record names this one.
                     self.provider = None
                     self._end_energy()
 
@@ -172,6 +175,8 @@ class ModelCall:
         if self._closed:
             return
         self._closed = True
+        # First, lest anything that fails below leaves it in flight for ever.
+        self._leave_provider(self._broken or status)
         self._context.ledger.release(self._reservation)
         if self.provider is None:
             return
@@ -180,14 +185,22 @@ class ModelCall:
             self.prompt_tokens = self.completion_tokens = 0
         latency = time.monotonic() - self._started
         status = self._broken or status
+        self._context.record(self._record(self.provider, status, latency), self.exempt)
+
+    def _leave_provider(self, status: int) -> None:
+        if self.provider is None or self._sent is None:
+            return
+        # A provider is not slower for the time that the request waited for it, or for others.
+        waited = self._sent - self._started
         outcome = Outcome(
             failed=status >= 500,
-            latency=latency,
-            ttft=self._ttft,
+            sampled=status < 400,
+            latency=time.monotonic() - self._sent,
+            ttft=None if self._ttft is None else max(0.0, self._ttft - waited),
             completion_tokens=self.completion_tokens,
         )
+        self._sent = None
         self._context.states.ended(self.provider, outcome)
-        self._context.record(self._record(self.provider, status, latency), self.exempt)
 
     def _record(self, provider: Provider, status: int, latency: float) -> UsageRecord:
         used = self.usage()

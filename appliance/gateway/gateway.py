@@ -16,7 +16,7 @@ from appliance.gateway.catalog import Catalog
 from appliance.gateway.errors import ModelNotFoundError, WrongTaskError
 from appliance.gateway.limits.limiter import Limiter
 from appliance.gateway.routing.local_packs import route_packs
-from appliance.gateway.routing.records import UNLIMITED, Limits, ModelType, Router
+from appliance.gateway.routing.records import UNLIMITED, Limits, ModelType, Provider, Router
 from appliance.gateway.routing.states import ProviderStates
 from appliance.gateway.routing.table import RoutingTable
 from appliance.gateway.usage.energy import EnergyMeter, PackageCounters
@@ -100,6 +100,11 @@ class Gateway:
         """Take in routers, providers and limits after a change, before it is acknowledged."""
         async with self._reloading:  # else what was read first might come last
             self.table = await self._database.read(RoutingTable.read)
+            self.states.keep({provider.id for provider in self.providers()})
+
+    def providers(self) -> list[Provider]:
+        """Return the providers of all routers."""
+        return [provider for router in self.table.routers.values() for provider in router.providers]
 
     def models(self, account: Account, *, exempt: bool = False) -> list[Router]:
         """Return the routers that an account sees and that have a provider, in the order of their ids."""
