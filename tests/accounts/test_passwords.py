@@ -41,7 +41,8 @@ async def test_any_text_can_be_a_password(password: str) -> None:
 
 async def test_nobody_without_a_hash_gets_in_and_it_takes_as_long() -> None:
     made = await hash_password("secret")
-    known, unknown = [], []
+    known: list[float] = []
+    unknown: list[float] = []
     for _ in range(7):
         for times, password_hash in ((known, made), (unknown, None)):
             started = time.perf_counter()

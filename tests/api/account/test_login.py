@@ -201,7 +201,8 @@ def test_a_flood_of_logins_neither_stops_the_service_nor_lets_a_guess_through(
 def test_an_unknown_user_takes_as_long_as_a_known_one(tmp_path: Path) -> None:
     with running_service(tmp_path / "data") as service:
         person = make_person(service)
-        known, unknown = [], []
+        known: list[float] = []
+        unknown: list[float] = []
         for number in range(8):
             with client(service, f"127.0.10.{number + 1}") as http:
                 for times, email in ((known, person.email), (unknown, "unknown@example.org")):
