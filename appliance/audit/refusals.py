@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import socket
 import time
 from datetime import UTC, datetime
 
@@ -15,6 +16,8 @@ log = logging.getLogger(__name__)
 SOURCES_A_MINUTE = 1000
 LINES_A_DAY = 10_000
 OTHERS = "others"
+# How an IPv4 address begins that is written as an IPv6 one.
+MAPPED = bytes(10) + b"\xff\xff"
 # Lines that may wait while the store cannot be written.
 LONGEST_QUEUE = 5000
 MINUTES_A_DAY = 1440
@@ -39,7 +42,8 @@ class RefusedKeys:
     def __init__(self) -> None:
         self.total = 0
         self._minute = 0
-        self._counts: dict[str, int] = {}
+        # IPv6 networks as bytes: their text is made once a minute only.
+        self._counts: dict[str | bytes, int] = {}
         self._waiting: list[Refusal] = []
         self._day = 0
         self._lines_of_day = 0
@@ -48,10 +52,10 @@ class RefusedKeys:
         """Count a request from an address."""
         self.total += 1
         self._turn(int(time.time()) // 60)
-        source = _network(source)
-        if source not in self._counts and len(self._counts) >= SOURCES_A_MINUTE:
-            source = OTHERS
-        self._counts[source] = self._counts.get(source, 0) + 1
+        peer = _peer(source)
+        if peer not in self._counts and len(self._counts) >= SOURCES_A_MINUTE:
+            peer = OTHERS
+        self._counts[peer] = self._counts.get(peer, 0) + 1
 
     def take(self, *, all_of_it: bool = False) -> list[Refusal]:
         """Return what the minutes that are over counted (``all_of_it``: the present one too), and forget it."""
@@ -88,7 +92,7 @@ class RefusedKeys:
         ranked = sorted(self._counts.items(), key=lambda item: item[1], reverse=True)
         kept = max(0, LINES_A_DAY - self._lines_of_day)
         others += sum(requests for _, requests in ranked[kept:])
-        lines = [Refusal(self._minute, source, requests) for source, requests in ranked[:kept]]
+        lines = [Refusal(self._minute, _shown(peer), requests) for peer, requests in ranked[:kept]]
         self._lines_of_day += len(lines)
         if others:
             lines.append(Refusal(self._minute, OTHERS, others))
@@ -96,14 +100,18 @@ class RefusedKeys:
         self.put_back(lines)
 
 
-def _network(source: str) -> str:
-    """Return an IPv4 address as it is, an IPv6 address as the /64 that one host has for itself."""
+def _peer(source: str) -> str | bytes:
+    """Return what counts as one source: an IPv4 address, or the /64 that one host has for itself, as bytes."""
     if ":" not in source:
         return source
     try:
-        address = ipaddress.IPv6Address(source.partition("%")[0])
-    except ValueError:
+        packed = socket.inet_pton(socket.AF_INET6, source.partition("%")[0])
+    except (OSError, ValueError):
         return source
-    if address.ipv4_mapped is not None:
-        return str(address.ipv4_mapped)
-    return str(ipaddress.IPv6Network((address.packed[:8] + bytes(8), 64)))
+    if packed.startswith(MAPPED):
+        return socket.inet_ntop(socket.AF_INET, packed[len(MAPPED) :])
+    return packed[:8]
+
+
+def _shown(peer: str | bytes) -> str:
+    return peer if isinstance(peer, str) else str(ipaddress.IPv6Network((peer + bytes(8), 64)))

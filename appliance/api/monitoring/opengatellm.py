@@ -105,13 +105,13 @@ class OpenGateLLMMetrics:
         self._fine_seconds.observe(exchange.seconds)
 
 
-@get("/health", access="public")
+@get("/health", tags=["Monitoring"], access="public")
 async def opengatellm_health() -> dict[str, str]:
     """Answer that the process lives, as OpenGateLLM's clients read it."""
     return {"status": "ok"}
 
 
-@get("/metrics", access="read_metric")
+@get("/metrics", tags=["Monitoring"], access="read_metric")
 async def opengatellm_metrics(request: Request[Any, Any, State]) -> Response[bytes]:
     """Answer OpenGateLLM's series in Prometheus' text form."""
     return await rendered(request.app.state.metrics.opengatellm_registry)
