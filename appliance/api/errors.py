@@ -13,7 +13,7 @@ from litestar.handlers import BaseRouteHandler
 from appliance.accounts.errors import AuthenticationError
 from appliance.api.authentication import PUBLIC, presented_keys
 from appliance.api.dialect import Dialect, dialect_at
-from appliance.api.field_errors import InvalidFieldError, UnprocessableError, UnreadableBodyError
+from appliance.api.field_errors import FieldError, InvalidFieldError, UnprocessableError, UnreadableBodyError
 from appliance.api.published import RedirectError, has_other_scheme, slashless
 from appliance.errors import ApplianceError
 from appliance.gateway.errors import ModelNotFoundError
@@ -86,8 +86,15 @@ def _refused_key(request: Request[Any, Any, Any], error: AuthenticationError) ->
     return AuthenticationError(error.message, status=dialect.bad_key_status)
 
 
+def _listed(request: Request[Any, Any, Any], error: UnprocessableError) -> list[FieldError]:
+    """Return the list of wrong fields: whole where OpenGateLLM's clients call, else the three keys that others know."""
+    if dialect_of(request).unprocessable_fields or _option(request, "unprocessable") == "all":
+        return error.errors
+    return [FieldError(each.loc, each.msg, each.type) for each in error.errors]
+
+
 def _shaped(request: Request[Any, Any, Any], error: ApplianceError) -> Response[bytes]:
-    detail: Any = error.errors if isinstance(error, UnprocessableError) else None
+    detail: Any = _listed(request, error) if isinstance(error, UnprocessableError) else None
     if detail is None and _option(request, "always_detail"):
         detail = error.message  # clients of this route read nothing else
     headers = {}

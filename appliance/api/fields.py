@@ -6,7 +6,8 @@ from typing import Annotated
 
 import msgspec
 
-from appliance.api.field_errors import wrong_field, wrong_value
+from appliance.api.field_errors import UnprocessableError, wrong_field, wrong_value
+from appliance.api.validation import shown_input, text_length_error
 from appliance.clock import now_ms
 
 # What SQLite keeps in an integer column.
@@ -26,9 +27,9 @@ def trimmed(name: str, value: str, longest: int = LONGEST_NAME) -> str:
 def bounded_text(name: str, value: str, longest: int) -> str:
     """Return a text as it is; it must have 1 to ``longest`` characters, none of them NUL."""
     if not value:
-        raise wrong_field(name, "String should have at least 1 character", "string_too_short")
+        raise UnprocessableError([text_length_error(["body", name], value, least=1)])
     if len(value) > longest:
-        raise wrong_field(name, f"String should have at most {longest} characters", "string_too_long")
+        raise UnprocessableError([text_length_error(["body", name], value, most=longest)])
     if "\0" in value:
         raise wrong_value(name, "The text must not contain NUL characters.")
     return value
@@ -44,6 +45,7 @@ def identifier(name: str, text: str) -> int:
             "Input should be a valid integer, unable to parse string as an integer",
             "int_parsing",
             place="path",
+            input=shown_input(text),
         ) from None
     return row_id(number)
 

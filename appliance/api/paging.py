@@ -9,6 +9,7 @@ from litestar import Request
 
 from appliance.api.field_errors import wrong_field
 from appliance.api.fields import LARGEST
+from appliance.api.validation import listed, shown_input
 
 DEFAULT_LIMIT, LARGEST_LIMIT = 10, 100
 
@@ -24,7 +25,8 @@ class Page(msgspec.Struct, frozen=True):
     def clause(self, columns: dict[str, str]) -> str:
         """Return the end of an SQL query; ``columns`` maps the allowed orders to columns. Ties go by id."""
         direction = "DESC" if self.descending else "ASC"
-        return f"ORDER BY {columns[self.order_by]} {direction}, {columns['id']} {direction} LIMIT {self.limit} OFFSET {self.offset}"
+        order = f"ORDER BY {columns[self.order_by]} {direction}, {columns['id']} {direction}"
+        return f"{order} LIMIT {self.limit} OFFSET {self.offset}"
 
 
 def page_of(request: Request[Any, Any, Any], orders: tuple[str, ...] = ("id", "name", "created")) -> Page:
@@ -60,13 +62,18 @@ def _checked(name: str, text: str, least: int, most: int) -> int:
             "Input should be a valid integer, unable to parse string as an integer",
             "int_parsing",
             place="query",
+            input=shown_input(text),
         ) from None
     if number < least:
         message = f"Input should be greater than or equal to {least}"
-        raise wrong_field(name, message, "greater_than_equal", place="query")
+        raise wrong_field(
+            name, message, "greater_than_equal", place="query", input=shown_input(text), ctx={"ge": least}
+        )
     if number > most:
         message = f"Input should be less than or equal to {most}"
-        raise wrong_field(name, message, "less_than_equal", place="query")
+        raise wrong_field(
+            name, message, "less_than_equal", place="query", input=shown_input(text), ctx={"le": most}
+        )
     return number
 
 
@@ -78,8 +85,14 @@ def _choice(
         if value is None:
             continue
         if value not in allowed:
-            quoted = [f"'{each}'" for each in allowed]
-            listed = " or ".join(filter(None, [", ".join(quoted[:-1]), quoted[-1]]))
-            raise wrong_field(name, f"Input should be {listed}", "enum", place="query")
+            words = listed(allowed)
+            raise wrong_field(
+                name,
+                f"Input should be {words}",
+                "enum",
+                place="query",
+                input=shown_input(value),
+                ctx={"expected": words},
+            )
         return str(value)
     return default

@@ -30,7 +30,7 @@ ROUTES = {
         ("get", "/gpu_info"),
     },
     "/compressa/v1": {*GENERATION, ("post", "/embeddings"), ("post", "/rerank"), ("get", "/gpu_info")},
-    "/compactifai/v1": {*GENERATION, ("post", "/audio/transcriptions")},
+    "/compactifai/v1": {*GENERATION, ("post", "/audio/transcriptions"), ("post", "/usage/completions")},
 }
 MOUNTS = list(ROUTES)
 STRICT = [mount for mount in MOUNTS if mount != "/v1"]

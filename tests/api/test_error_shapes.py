@@ -1,0 +1,588 @@
+"""Errors as clients read them: for each mount and situation the exact status, body and headers.
+
+The table below is the specification; ``both`` and ``only`` build the two shapes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import httpx
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from litestar import Litestar, post
+from litestar.datastructures import State
+from litestar.exceptions import HTTPException
+from litestar.testing import TestClient
+
+from appliance.api.dialect import COMPACTIFAI, COMPRESSA, OPENGATELLM, UNION, Dialect
+from appliance.api.errors import error_response, http_error_response, internal_error_response
+from appliance.api.event_stream import event_stream
+from appliance.api.field_errors import InvalidFieldError
+from appliance.api.monitoring.metrics import Metrics
+from appliance.api.openai.chat import SearchChatRequest
+from appliance.api.validation import field_errors
+from appliance.errors import ApplianceError, OverloadedError
+from appliance.gateway.errors import (
+    ForbiddenModelError,
+    InsufficientBudgetError,
+    LimitExceededError,
+    ModelNotFoundError,
+    UpstreamError,
+    WrongTaskError,
+)
+from tests.service import KEY, Service
+
+UNION_LIKE = ("/v1", "/compressa/v1", "/compactifai/v1")
+OGL = "/opengatellm/v1"
+LIVE = {"Authorization": f"Bearer {KEY}"}
+NO_KEY_TEXT = "You didn't provide an API key. Send it as 'Authorization: Bearer KEY'."
+
+
+def both(
+    status: int,
+    message: str,
+    kind: str,
+    flat: str,
+    *,
+    param: str | None = None,
+    code: str | None = None,
+    detail: Any = None,
+) -> dict[str, Any]:
+    """Return the union's body: OpenAI's object and its flat copy, and ``detail`` where there is one."""
+    body = {
+        "error": {"message": message, "type": kind, "param": param, "code": code},
+        "object": "error",
+        "message": message,
+        "type": flat,
+        "param": param,
+        "code": status,
+    }
+    return body if detail is None else body | {"detail": detail}
+
+
+def only(detail: Any) -> dict[str, Any]:
+    """Return the body of OpenGateLLM's mount."""
+    return {"detail": detail}
+
+
+class Case(NamedTuple):
+    """A request to a mount and what is answered."""
+
+    situation: str
+    mount: str
+    request: tuple[str, str, dict[str, Any]]
+    status: int
+    body: dict[str, Any] | None
+    headers: dict[str, str] | None = None
+
+
+def refused_key(mount: str, text: str) -> dict[str, Any]:
+    return both(401, text, "authentication_error", "AuthenticationError", code="invalid_api_key", detail=text)
+
+
+def cases() -> list[Case]:
+    """Return the table of what needs no model."""
+    listing: tuple[str, str, dict[str, Any]] = ("GET", "/models", {})
+    bearer = {"www-authenticate": "Bearer"}
+    table: list[Case] = []
+    for mount in UNION_LIKE:
+        missing, wrong = refused_key(mount, NO_KEY_TEXT), refused_key(mount, "Invalid API key.")
+        table += [
+            Case("no key", mount, listing, 401, missing, bearer),
+            Case("bad key", mount, _with(listing, "Bearer nope"), 401, wrong, bearer),
+            Case("bare bad key", mount, _with(listing, "nope"), 401, wrong, bearer),
+            Case("other scheme", mount, _with(listing, "Basic bm9wZQ=="), 401, wrong, bearer),
+            Case("lower-case scheme", mount, _with(listing, f"bearer {KEY}"), 200, None),
+            Case("slash at the end", mount, ("GET", "/models/", {"headers": LIVE}), 200, None),
+            Case(
+                "unknown path",
+                mount,
+                ("GET", "/nowhere", {"headers": LIVE}),
+                404,
+                both(404, "Not Found", "not_found_error", "NotFoundError", detail="Not Found"),
+            ),
+            Case(
+                "wrong method",
+                mount,
+                ("DELETE", "/models", {"headers": LIVE}),
+                405,
+                both(405, "Method Not Allowed", "invalid_request_error", "MethodNotAllowed"),
+            ),
+            Case(
+                "unknown model",
+                mount,
+                ("GET", "/models/nope", {"headers": LIVE}),
+                404,
+                both(
+                    404,
+                    "The model `nope` does not exist.",
+                    "not_found_error",
+                    "NotFoundError",
+                    param="model",
+                    code="model_not_found",
+                    detail="The model `nope` does not exist.",
+                ),
+            ),
+            Case(
+                "no JSON",
+                mount,
+                ("POST", "/chat/completions", {"headers": LIVE, "content": b"{]"}),
+                400,
+                both(
+                    400,
+                    "The request body is not valid JSON: JSON is malformed: object keys must be strings (byte 1)",
+                    "invalid_request_error",
+                    "BadRequestError",
+                ),
+            ),
+        ]
+    table += [
+        Case("no key", OGL, listing, 401, only("Not authenticated"), bearer),
+        Case("empty key", OGL, _with(listing, "Bearer"), 401, only("Not authenticated"), bearer),
+        Case("other scheme", OGL, _with(listing, "Basic bm9wZQ=="), 401, only("Not authenticated"), bearer),
+        Case("bad key", OGL, _with(listing, "Bearer nope"), 403, only("Invalid API key.")),
+        Case("bare bad key", OGL, _with(listing, "nope"), 403, only("Invalid API key.")),
+        Case("bare key", OGL, _with(listing, KEY), 200, None),
+        Case("prefixed key", OGL, _with(listing, f"Bearer cmp_{KEY}"), 200, None),
+        Case(
+            "lower-case scheme",
+            OGL,
+            _with(listing, f"bearer {KEY}"),
+            403,
+            only("Invalid authentication scheme."),
+        ),
+        Case(
+            "slash at the end", OGL, ("GET", "/models/?a=1", {}), 307, None, {"location": f"{OGL}/models?a=1"}
+        ),
+        Case("slash, wrong method", OGL, ("PUT", "/models/", {}), 307, None, {"location": f"{OGL}/models"}),
+        Case("unknown path", OGL, ("GET", "/nowhere", {}), 404, only("Not Found")),
+        Case("unknown path with a slash", OGL, ("GET", "/nowhere/", {}), 404, only("Not Found")),
+        Case("wrong method", OGL, ("DELETE", "/models", {}), 405, only("Method Not Allowed")),
+        Case("unknown model", OGL, ("GET", "/models/a/b", {"headers": LIVE}), 404, only("Model not found.")),
+        Case(
+            "unknown model in a body",
+            OGL,
+            ("POST", "/chat/completions", {"headers": LIVE, "json": {"model": "nope"}}),
+            404,
+            only("Model not found."),
+        ),
+        Case(
+            "no JSON",
+            OGL,
+            ("POST", "/chat/completions", {"headers": LIVE, "content": b"{]"}),
+            422,
+            only(
+                [
+                    {
+                        "loc": ["body", 1],
+                        "msg": "JSON decode error",
+                        "type": "json_invalid",
+                        "input": {},
+                        "ctx": {"error": "JSON is malformed: object keys must be strings (byte 1)"},
+                    }
+                ]
+            ),
+        ),
+        Case(
+            "no object",
+            OGL,
+            ("POST", "/admin/organizations", {"headers": LIVE, "content": b"[]"}),
+            422,
+            only(
+                [
+                    {
+                        "loc": ["body"],
+                        "msg": "Input should be a valid dictionary or object to extract fields from",
+                        "type": "model_attributes_type",
+                        "input": [],
+                    }
+                ]
+            ),
+        ),
+        Case(
+            "missing fields",
+            OGL,
+            ("POST", "/embeddings", {"headers": LIVE, "json": {"input": None}}),
+            422,
+            only(
+                [
+                    {
+                        "loc": ["body", "model"],
+                        "msg": "Field required",
+                        "type": "missing",
+                        "input": {"input": None},
+                    },
+                    {
+                        "loc": ["body", "input", "str"],
+                        "msg": "Input should be a valid string",
+                        "type": "string_type",
+                        "input": None,
+                    },
+                    {
+                        "loc": ["body", "input", "list[any]"],
+                        "msg": "Input should be a valid list",
+                        "type": "list_type",
+                        "input": None,
+                    },
+                ]
+            ),
+        ),
+        Case(
+            "page out of bounds",
+            OGL,
+            ("GET", "/admin/organizations?limit=101", {"headers": LIVE}),
+            422,
+            only(
+                [
+                    {
+                        "loc": ["query", "limit"],
+                        "msg": "Input should be less than or equal to 100",
+                        "type": "less_than_equal",
+                        "input": "101",
+                        "ctx": {"le": 100},
+                    }
+                ]
+            ),
+        ),
+        Case(
+            "not there",
+            OGL,
+            ("GET", "/admin/organizations/999999", {"headers": LIVE}),
+            404,
+            only("Organization not found."),
+        ),
+        # What only OpenGateLLM has is answered in its ways in the union too, in the union's shape.
+        Case(
+            "not there",
+            "/v1",
+            ("GET", "/admin/organizations/999999", {"headers": LIVE}),
+            404,
+            both(
+                404,
+                "Organization not found.",
+                "invalid_request_error",
+                "NotFoundError",
+                detail="Organization not found.",
+            ),
+        ),
+        Case(
+            "missing fields",
+            "/v1",
+            ("POST", "/admin/organizations", {"headers": LIVE, "json": {}}),
+            422,
+            both(
+                422,
+                "Field required",
+                "invalid_request_error",
+                "UnprocessableEntity",
+                param="name",
+                detail=[{"loc": ["body", "name"], "msg": "Field required", "type": "missing", "input": {}}],
+            ),
+        ),
+    ]
+    return table
+
+
+def _with(request: tuple[str, str, dict[str, Any]], authorization: str) -> tuple[str, str, dict[str, Any]]:
+    return request[0], request[1], {"headers": {"Authorization": authorization}}
+
+
+@pytest.mark.parametrize("case", cases(), ids=lambda case: f"{case.mount} {case.situation}")
+def test_the_answer_is_the_one_in_the_table(bare_service: Service, case: Case) -> None:
+    method, path, arguments = case.request
+    answer = httpx.request(method, bare_service.base_url + case.mount + path, **arguments, trust_env=False)
+
+    assert answer.status_code == case.status, answer.text
+    if case.body is not None:
+        assert answer.headers["content-type"] == "application/json"
+        assert answer.json() == case.body
+    assert (case.headers or {}).items() <= dict(answer.headers).items()
+    assert ("www-authenticate" in answer.headers) == (case.status == 401)
+    assert answer.headers["x-request-id"]
+
+
+# Errors from within, which no request to a box without models brings about: raised by a handler of our own.
+RAISED: list[tuple[str, Callable[[], Exception], dict[Dialect, tuple[int, str | dict[str, Any]]]]] = [
+    (
+        "forbidden model",
+        lambda: ForbiddenModelError("m"),
+        {
+            OPENGATELLM: (403, only("Insufficient permissions to access the model.")),
+            UNION: (
+                404,
+                both(
+                    404,
+                    "The model `m` does not exist.",
+                    "invalid_request_error",
+                    "NotFoundError",
+                    param="model",
+                    code="model_not_found",
+                    detail="The model `m` does not exist.",
+                ),
+            ),
+            COMPACTIFAI: (
+                400,
+                both(
+                    400,
+                    "Invalid request: Model 'm' not found; available: []",
+                    "invalid_request_error",
+                    "BadRequestError",
+                    param="model",
+                    code="model_not_found",
+                ),
+            ),
+        },
+    ),
+    (
+        "unknown model",
+        lambda: ModelNotFoundError("m", ["a", "b"]),
+        {
+            OPENGATELLM: (404, only("Model not found.")),
+            COMPACTIFAI: (
+                400,
+                both(
+                    400,
+                    "Invalid request: Model 'm' not found; available: [a, b]",
+                    "invalid_request_error",
+                    "BadRequestError",
+                    param="model",
+                    code="model_not_found",
+                ),
+            ),
+        },
+    ),
+    (
+        "wrong type of model",
+        lambda: WrongTaskError("The model `m` does not support embeddings.", param="model"),
+        {
+            OPENGATELLM: (422, only("Wrong model type.")),
+            UNION: (
+                400,
+                both(
+                    400,
+                    "The model `m` does not support embeddings.",
+                    "invalid_request_error",
+                    "BadRequestError",
+                    param="model",
+                ),
+            ),
+        },
+    ),
+    (
+        "budget",
+        InsufficientBudgetError,
+        {
+            OPENGATELLM: (400, only("Insufficient budget.")),
+            UNION: (
+                429,
+                both(
+                    429,
+                    "Insufficient budget.",
+                    "insufficient_quota",
+                    "RateLimitError",
+                    code="insufficient_quota",
+                ),
+            ),
+        },
+    ),
+    (
+        "limit",
+        lambda: LimitExceededError(
+            "1 requests per minute exceeded (remaining: 0).", kind="rpm", retry_after=7
+        ),
+        {
+            OPENGATELLM: (429, only("1 requests per minute exceeded (remaining: 0).")),
+            UNION: (
+                429,
+                both(
+                    429,
+                    "1 requests per minute exceeded (remaining: 0).",
+                    "rate_limit_error",
+                    "RateLimitError",
+                    code="rate_limit_exceeded",
+                ),
+            ),
+        },
+    ),
+    (
+        "overload",
+        lambda: OverloadedError("Come back.", retry_after=3),
+        {
+            OPENGATELLM: (503, only("Come back.")),
+            COMPRESSA: (503, both(503, "Come back.", "server_error", "ServiceUnavailableError")),
+        },
+    ),
+    (
+        "wrong field",
+        lambda: InvalidFieldError("top_p: no", "top_p"),
+        {
+            OPENGATELLM: (
+                422,
+                only(
+                    [
+                        {
+                            "loc": ["body", "top_p"],
+                            "msg": "Value error, top_p: no",
+                            "type": "value_error",
+                            "ctx": {"error": {}},
+                        }
+                    ]
+                ),
+            ),
+            UNION: (400, both(400, "top_p: no", "invalid_request_error", "BadRequestError", param="top_p")),
+        },
+    ),
+    (
+        "upstream's own",
+        lambda: UpstreamError("It says no.", status=418),
+        {
+            OPENGATELLM: (418, only("It says no.")),
+            UNION: (418, both(418, "It says no.", "invalid_request_error", "APIError")),
+        },
+    ),
+    (
+        "failure",
+        lambda: ZeroDivisionError("secret"),
+        {
+            OPENGATELLM: (500, "Internal Server Error"),
+            UNION: (
+                500,
+                both(
+                    500,
+                    "The server had an error while processing your request.",
+                    "server_error",
+                    "InternalServerError",
+                ),
+            ),
+        },
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("error", "dialect", "status", "body"),
+    [
+        pytest.param(error, dialect, status, body, id=f"{dialect.name} {situation}")
+        for situation, error, answers in RAISED
+        for dialect, (status, body) in answers.items()
+    ],
+)
+def test_an_error_from_within_is_answered_in_the_words_of_the_mount(
+    error: Callable[[], Exception], dialect: Dialect, status: int, body: str | dict[str, Any]
+) -> None:
+    answer = raised(error, dialect)
+
+    assert answer.status_code == status
+    if isinstance(body, str):
+        assert answer.text == body
+        assert answer.headers["content-type"].startswith("text/plain")
+    else:
+        assert answer.json() == body
+    assert ("retry-after" in answer.headers) == (status in (429, 503) and "budget" not in answer.text)
+
+
+def test_a_newer_route_of_opengatellm_fails_in_json() -> None:
+    answer = raised(lambda: ZeroDivisionError("secret"), OPENGATELLM, newer=True)
+
+    assert (answer.status_code, answer.json()) == (500, only("An unexpected error occurred"))
+
+
+def raised(error: Callable[[], Exception], dialect: Dialect, **options: Any) -> httpx.Response:
+    """Return the answer of a route that raises, to a POST: what is posted names models, what is got is one."""
+
+    @post("/fails", opt={"dialect": dialect, **options})
+    async def handler() -> None:
+        """Raise what is to be answered."""
+        raise error()
+
+    with TestClient(_app(handler)) as client:
+        return client.post("/fails")
+
+
+def _app(handler: Any) -> Litestar:
+    return Litestar(
+        route_handlers=[handler],
+        openapi_config=None,
+        logging_config=None,
+        state=State({"metrics": Metrics()}),
+        exception_handlers={
+            ApplianceError: error_response,
+            HTTPException: http_error_response,
+            Exception: internal_error_response,
+        },
+    )
+
+
+@pytest.mark.parametrize("dialect", [UNION, COMPRESSA, COMPACTIFAI, OPENGATELLM], ids=lambda each: each.name)
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OverloadedError("It broke."), "It broke."),
+        (ZeroDivisionError("secret"), "The server had an error while processing your request."),
+    ],
+)
+async def test_a_stream_that_fails_says_so_in_an_event(
+    dialect: Dialect, error: Exception, message: str
+) -> None:
+    async def events() -> Any:
+        yield {"choices": []}
+        raise error
+
+    seen: list[int] = []
+    stream = event_stream(events(), dialect, on_failure=seen.append)
+    frames: list[Any] = [frame async for frame in stream.iterator]  # type: ignore[union-attr] # asynchronous
+
+    assert frames[0] == b'data: {"choices":[]}\n\n'
+    assert frames[1].startswith(b"data: ")
+    shown = msgspec.json.decode(frames[1].removeprefix(b"data: "))
+    assert shown == {"error": {"message": message, "type": "server_error", "param": None, "code": None}}
+    assert frames[2:] == [b"data: [DONE]\n\n"]
+    assert seen == [503 if isinstance(error, OverloadedError) else 500]
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=20,
+)
+FIELDS = st.sampled_from(SearchChatRequest.__struct_fields__)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.dictionaries(FIELDS, JSON, max_size=6) | JSON)
+def test_what_is_wrong_with_any_body_can_be_said(value: Any) -> None:
+    body = msgspec.json.encode(value)
+    try:
+        msgspec.json.decode(body, type=SearchChatRequest, strict=False)
+        right = True
+    except msgspec.ValidationError:
+        right = False
+    errors = field_errors(body, SearchChatRequest)
+
+    msgspec.json.encode(errors)
+    assert all(error.loc[0] == "body" and error.msg and error.type for error in errors)
+    if not right and isinstance(value, dict) and "messages" in value and "model" in value:
+        assert errors or len(value) > 2
+    if not isinstance(value, dict):
+        assert [error.type for error in errors] == ["model_attributes_type"]
+    elif "model" not in value:
+        assert any((error.loc, error.type) == (["body", "model"], "missing") for error in errors)
+
+
+def test_a_list_of_wrong_fields_is_bounded(bare_service: Service) -> None:
+    body = {"model": "m", "messages": [{}] * 1000, "stop": "x" * 5000}
+    errors = field_errors(msgspec.json.encode(body), SearchChatRequest)
+
+    assert len(errors) == 50
+    with bare_service.http as http:
+        answer = http.post(f"{OGL}/admin/organizations", json={"name": ["x" * 100_000]})
+    assert answer.status_code == 422
+    assert len(answer.content) < 5000
