@@ -255,6 +255,20 @@ def cases() -> list[Case]:
             404,
             only("Organization not found."),
         ),
+        Case(
+            "missing fields of a route that several have",
+            "/v1",
+            ("POST", "/rerank", {"headers": LIVE, "json": {"documents": []}}),
+            422,
+            both(
+                422,
+                "Field required",
+                "invalid_request_error",
+                "UnprocessableEntity",
+                param="query",
+                detail=[{"loc": ["body", "query"], "msg": "Field required", "type": "missing"}],
+            ),
+        ),
         # What only OpenGateLLM has is answered in its ways in the union too, in the union's shape.
         Case(
             "not there",
