@@ -23,7 +23,8 @@ def test_every_other_route_answers_401_without_a_key(service: Service) -> None:
     checked = []
     for path, operations in document["paths"].items():
         for method in operations:
-            if path in PUBLIC or path.endswith(LOGIN):
+            # OpenGateLLM's mount has words of its own: test_error_shapes.py.
+            if path in PUBLIC or path.endswith(LOGIN) or path.startswith("/opengatellm/"):
                 continue
             url = service.base_url + path.replace("{model_id}", "x")
             for headers in ({}, {"Authorization": "Bearer wrong"}, {"X-API-Key": "wrong"}):
