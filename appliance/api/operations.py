@@ -8,11 +8,21 @@ from typing import Any
 import msgspec
 from litestar.routes import BaseRoute, HTTPRoute
 
+from appliance.api.account.info import OwnChanges
+from appliance.api.account.keys import NewOwnKey
+from appliance.api.account.login import Login
+from appliance.api.admin.organizations import NewOrganization, OrganizationChange
+from appliance.api.admin.providers import ChangedProvider, NewProvider
+from appliance.api.admin.roles import NewRoleWithDefaults, RoleUpdateWithDefaults
+from appliance.api.admin.routers import ChangedRouter, NewRouter
+from appliance.api.admin.tokens import NewToken
+from appliance.api.admin.users import UserCreation, UserUpdate
 from appliance.api.dialect import UNION, Dialect
 from appliance.api.openai.audio import AUDIO_FORM_SCHEMA
 from appliance.api.openai.chat import SearchChatRequest
 from appliance.api.openai.completions import CompletionRequest
 from appliance.api.openai.embeddings import EmbeddingRequest
+from appliance.api.openai.ocr import OcrRequest
 from appliance.api.openai.rerank import RerankRequest
 from appliance.api.openai.rerank_families import RootRerankRequest
 from appliance.api.openai.tokenization import DetokenizeRequest, TokenizeRequest
@@ -30,6 +40,21 @@ BODIES: dict[str, type] = {
     "tokenize": TokenizeRequest,
     "detokenize": DetokenizeRequest,
     "createUsageReport": UsageReportRequest,
+    "ocr": OcrRequest,
+    "login": Login,
+    "updateInfo": OwnChanges,
+    "createKey": NewOwnKey,
+    "createOrganization": NewOrganization,
+    "updateOrganization": OrganizationChange,
+    "createRole": NewRoleWithDefaults,
+    "updateRole": RoleUpdateWithDefaults,
+    "createUser": UserCreation,
+    "updateUser": UserUpdate,
+    "createToken": NewToken,
+    "createRouter": NewRouter,
+    "updateRouter": ChangedRouter,
+    "createProvider": NewProvider,
+    "updateProvider": ChangedProvider,
 }
 FORMS: dict[str, dict[str, Any]] = {"createTranscription": AUDIO_FORM_SCHEMA}
 
