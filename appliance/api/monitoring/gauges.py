@@ -51,7 +51,11 @@ class Box:
 
     def read(self) -> list[Metric]:
         """Return every family."""
-        return [*engine_families(self._catalog), *provider_families(self._gateway), *self._own_families()]
+        return [
+            *engine_families(self._catalog),
+            *provider_families(self._gateway, self._catalog),
+            *self._own_families(),
+        ]
 
     def _own_families(self) -> Iterator[Metric]:
         yield GaugeMetricFamily(
@@ -148,17 +152,35 @@ def engine_families(catalog: Catalog) -> Iterator[Metric]:
             yield family
 
 
-def provider_families(gateway: Gateway) -> Iterator[Metric]:
-    """Yield what each provider is. Their numbers tell them apart; names may be the same."""
+def provider_families(gateway: Gateway, catalog: Catalog) -> Iterator[Metric]:
+    """Yield what each provider is and does. Their numbers tell them apart; names may be the same."""
+    names = ["router", "provider"]
     info = GaugeMetricFamily(
-        "appliance_provider_info",
-        "The providers of the routers.",
-        labels=["router", "provider", "type", "model"],
+        "appliance_provider_info", "The providers of the routers.", labels=[*names, "type", "model"]
     )
+    healthy = GaugeMetricFamily(
+        "appliance_provider_healthy",
+        "1 while requests are sent there: its pack is loaded, or its server answers.",
+        labels=names,
+    )
+    in_flight = GaugeMetricFamily(
+        "appliance_provider_in_flight", "Requests that the provider is working on.", labels=names
+    )
+    waiting = GaugeMetricFamily(
+        "appliance_router_waiting", "Requests that wait for a provider.", labels=["router"]
+    )
+    ready = {model.manifest.name for model in catalog.models() if model.state == "ready"}
+    states, queues = gateway.states.snapshot(), gateway.states.waiting()
     for router in gateway.table.routers.values():
+        waiting.add_metric([router.name], queues.get(router.id, 0))
         for provider in router.providers:
-            info.add_metric([router.name, str(provider.id), provider.type, provider.model_name], 1)
-    yield info
+            labels = [router.name, str(provider.id)]
+            state = states.get(provider.id)  # None: nothing was asked of it yet
+            up = provider.model_name in ready if provider.is_local else state is None or state.healthy
+            info.add_metric([*labels, provider.type, provider.model_name], 1)
+            healthy.add_metric(labels, float(up))
+            in_flight.add_metric(labels, 0 if state is None else state.in_flight)
+    yield from (info, healthy, in_flight, waiting)
 
 
 def size(path: Path) -> int:

@@ -240,5 +240,8 @@ def test_calls_of_models_show_with_everything_around_them(service: Service) -> N
     assert gained("appliance_calls_total", router=EMBEDDING) == 1
     assert gained("appliance_limits_hit_total", type="rpm") == 1
     assert found.value("appliance_provider_info", router=CHAT, type="local", model=CHAT) == 1
+    assert found.value("appliance_provider_healthy", router=CHAT) == 1
+    assert found.value("appliance_provider_in_flight") == 0
+    assert found.value("appliance_router_waiting", router=CHAT) == 0
     assert found.value("appliance_model_ready", model=CHAT) == 1
     assert theirs.value("ogl_inference_tokens_total", model=CHAT, type="completion") >= 3
