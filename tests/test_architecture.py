@@ -23,7 +23,7 @@ LAYERS = (
     {"packs", "audit"},
     {"workers", "storage", "network"},
     {"config"},
-    {"errors", "clock", "__init__"},
+    {"errors", "clock", "frozen", "__init__"},
 )
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 
@@ -83,11 +83,21 @@ def test_one_module_opens_sqlite() -> None:
 
 def test_one_module_reads_settings_from_the_environment() -> None:
     for _, path in modules():
-        # The package itself switches a library's telemetry off; workers clean their environment.
-        if path.name not in {"config.py", "__init__.py"} and "workers" not in path.parts:
+        # The package itself switches a library's telemetry off; workers clean their environment,
+        # and the frozen program the bootloader's.
+        if path.name not in {"config.py", "__init__.py", "frozen.py"} and "workers" not in path.parts:
             text = path.read_text()
             assert "os.environ" not in text, path
             assert "getenv" not in text, path
+
+
+def test_one_module_knows_whether_the_program_is_frozen() -> None:
+    for _, path in modules():
+        text = path.read_text()
+        if path.name != "frozen.py":
+            assert "sys.frozen" not in text, path
+            assert '"frozen"' not in text, path
+            assert "_MEIPASS" not in text, path
 
 
 def test_no_file_is_two_files() -> None:

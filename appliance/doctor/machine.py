@@ -12,7 +12,6 @@ import platform
 import resource
 import socket
 import stat
-import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -22,9 +21,9 @@ from typing import Literal
 
 import msgspec
 
-import appliance
 from appliance.config import Settings
 from appliance.engines.cores import usable_cores
+from appliance.frozen import program_file
 from appliance.storage.sqlite import library_version, sqlite
 
 # Tells whether the service runs with this data directory; None when this user cannot see that.
@@ -180,8 +179,7 @@ def has_full_text_search() -> bool:
 
 def built() -> float:
     """Return when the program's files were written, which no right clock is before."""
-    program = Path(sys.executable) if getattr(sys, "frozen", False) else Path(appliance.__file__)
-    return program.stat().st_mtime
+    return program_file().stat().st_mtime
 
 
 def facts(path: Path) -> FileFacts | None:

@@ -1,23 +1,13 @@
-"""How a worker process is started: the command and a cleaned environment."""
+"""How a worker process is started: in a cleaned environment."""
 
 from __future__ import annotations
 
 import os
-import sys
-from pathlib import Path
 
-import appliance
+from appliance.frozen import is_frozen, tree
 
 # What a worker may inherit. Everything else stays out: proxies, tokens, preloaded libraries.
 _INHERITED = ("LANG", "LC_ALL", "LC_CTYPE", "PATH", "TMPDIR", "TZ")
-
-
-def own_command() -> list[str]:
-    """Return the command that runs this program again, in a clone, installed, or frozen."""
-    if getattr(sys, "frozen", False):
-        return [sys.executable]
-    # -P keeps the current directory off the module path.
-    return [sys.executable, "-P", "-m", "appliance"]
 
 
 def worker_environment(threads: int) -> dict[str, str]:
@@ -35,6 +25,6 @@ def worker_environment(threads: int) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         "PYTHONUTF8": "1",
     }
-    if not getattr(sys, "frozen", False):
-        environment["PYTHONPATH"] = str(Path(appliance.__file__).parents[1])
+    if not is_frozen():
+        environment["PYTHONPATH"] = str(tree())
     return environment

@@ -13,7 +13,8 @@ from collections.abc import Callable, Coroutine, Sequence
 
 import msgspec
 
-from appliance.workers.environment import own_command, worker_environment
+from appliance.frozen import executable
+from appliance.workers.environment import worker_environment
 from appliance.workers.errors import (
     WorkerError,
     WorkerStartError,
@@ -80,7 +81,7 @@ class WorkerProcess:
         self._threads = threads
         self._grace = grace_seconds
         self._start_seconds = start_seconds
-        self._command = list(command) if command is not None else own_command()
+        self._command = list(command) if command is not None else executable()
         self._link: Link | None = None
         self._pending: _Pending | None = None
         self._one_at_a_time = asyncio.Lock()
