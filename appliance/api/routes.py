@@ -204,7 +204,7 @@ def routes(settings: Settings) -> list[ControllerRouterHandler]:
 def management(settings: Settings, extras: Sequence[ControllerRouterHandler] = ()) -> Router:
     """Return the routes that only OpenGateLLM has, whose clients read FastAPI's lists of wrong fields."""
     handlers = served([*ADMIN, *extras, *ACCOUNT, ocr, *KNOWLEDGE], settings)
-    return Router(path="/", route_handlers=handlers, opt={"unprocessable": "all"})
+    return Router(path="/", route_handlers=handlers, opt={"unprocessable": "all", "always_detail": True})
 
 
 def served(handlers: Sequence[ControllerRouterHandler], settings: Settings) -> list[ControllerRouterHandler]:

@@ -70,10 +70,10 @@ def test_a_taken_name_is_refused(bare_service: Service) -> None:
 
         again = http.post(PATH, json={"name": first + " "})
         assert again.status_code == 409
-        assert "Organization already exists." in again.text
+        assert again.json()["detail"] == "Organization already exists."
         renamed = http.patch(f"{PATH}/{other}", json={"name": first})
         assert renamed.status_code == 409
-        assert "Organization name already taken. Please, choose another one." in renamed.text
+        assert renamed.json()["detail"] == "Organization name already taken. Please, choose another one."
         assert http.get(f"{PATH}/{other}").json()["name"] == second
 
 
@@ -86,7 +86,7 @@ def test_one_with_users_stays_and_says_how_many(bare_service: Service) -> None:
         assert http.get(f"{PATH}/{made}").json()["users"] == 2
         refused = http.delete(f"{PATH}/{made}")
         assert refused.status_code == 409
-        assert "Delete organization with users is not allowed." in refused.text
+        assert refused.json()["detail"] == "Delete organization with users is not allowed."
         for person in people:
             assert http.patch(f"/v1/admin/users/{person.id}", json={}).status_code == 204
         assert http.get(f"{PATH}/{made}").json()["users"] == 0

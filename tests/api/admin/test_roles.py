@@ -100,7 +100,7 @@ def test_a_taken_name_is_refused(bare_service: Service) -> None:
             http.patch(f"{PATH}/{other}", json={"name": first}),
         ):
             assert refused.status_code == 409
-            assert "Role already exists." in refused.text
+            assert refused.json()["detail"] == "Role already exists."
         assert http.get(f"{PATH}/{other}").json()["name"] == second
         assert http.patch(f"{PATH}/{made}", json={"name": first}).status_code == 204
 
@@ -113,7 +113,7 @@ def test_a_role_with_users_stays_and_says_how_many(bare_service: Service) -> Non
         assert http.get(f"{PATH}/{role}").json()["users"] == 1
         refused = http.delete(f"{PATH}/{role}")
         assert refused.status_code == 409
-        assert "Delete role with users is not allowed." in refused.text
+        assert refused.json()["detail"] == "Delete role with users is not allowed."
         assert http.patch(f"/v1/admin/users/{person.id}", json={"role": other}).status_code == 204
         assert http.delete(f"{PATH}/{role}").status_code == 204
 

@@ -208,7 +208,7 @@ def test_emails_are_unique_to_the_letter_and_one_is_reserved(
         for method, path in (("POST", PATH), ("PATCH", f"{PATH}/{other}")):
             taken = http.request(method, path, json=minimal)
             assert taken.status_code == 409
-            assert "User already exists." in taken.text
+            assert taken.json()["detail"] == "User already exists."
             reserved = http.request(method, path, json={**minimal, "email": "master"})
             assert reserved.status_code == 403
             assert reserved.json()["detail"] == "Reserved email."
