@@ -13,6 +13,7 @@ from litestar import Request, Response
 from appliance.api.disconnect import at_end, until_disconnect
 from appliance.api.errors import dialect_of
 from appliance.api.event_stream import event_stream
+from appliance.api.openai.audio_gateway import gateway_transcription
 from appliance.api.openai.forwarding_answer import choices_of
 from appliance.api.openai.forwarding_target import client_of, headers_for, upstream_of
 from appliance.api.openai.usage import Meter
@@ -30,10 +31,9 @@ if TYPE_CHECKING:
 
 # Families whose streams are OpenAI's transcript events; the others are asked for the whole text.
 STREAMING = ("openai", "appliance")
-# Where speech is translated into English.
+# Where speech is translated into English; the others are told that English is spoken, which makes them write it.
 TRANSLATION_PATHS = {
     "openai": "/v1/audio/translations",
-    "vllm": "/v1/audio/translations",
     # There ``language`` is the one to answer in.
     "appliance": "/opengatellm/v1/audio/transcriptions",
 }
@@ -69,6 +69,8 @@ async def forward_transcription(
         return event_stream(
             _as_events(answer, meter), dialect_of(request), done=False, on_failure=call.broken
         )
+    if dialect_of(request).output_language:
+        return gateway_transcription(answer["text"], form.response_format, form.model, meter)
     if form.response_format == "text":
         return Response(answer["text"] + "\n", media_type="text/plain")
     return Response(encode(_shown(request, answer, form, meter)), media_type="application/json")
