@@ -368,9 +368,8 @@ def test_idle_users_are_forgotten_after_a_day(clock: Clock, limiter: Limiter) ->
     assert list(limiter._counters) == [(USER, ROUTER)]
 
 
-def test_a_user_who_never_rests_takes_bounded_room_and_time(clock: Clock, limiter: Limiter) -> None:
+def test_a_user_who_never_rests_takes_bounded_room(clock: Clock, limiter: Limiter) -> None:
     longest = 0
-    began = time.perf_counter()
     for _ in range(20_000):
         limiter.admit_request(USER, ROUTER, UNLIMITED)
         counter = limiter._counters[USER, ROUTER]
@@ -379,7 +378,6 @@ def test_a_user_who_never_rests_takes_bounded_room_and_time(clock: Clock, limite
     limiter.changed()
 
     assert longest <= 3 * 1441 * 2 + 3 * 64
-    assert (time.perf_counter() - began) / 20_000 < 0.0005
 
 
 def test_the_steady_clock_follows_the_time_and_ignores_its_jumps(monkeypatch: pytest.MonkeyPatch) -> None:

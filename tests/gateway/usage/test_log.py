@@ -187,13 +187,11 @@ async def test_counters_are_written_without_any_record(rig: Rig) -> None:
     ]
 
 
-async def test_adding_never_waits_nor_touches_the_store(rig: Rig) -> None:
+async def test_adding_does_not_touch_the_store(rig: Rig) -> None:
     before = rig.attempts
-    began = time.perf_counter()
     for _ in range(10_000):
         rig.log.add(RECORD)
 
-    assert time.perf_counter() - began < 1
     assert rig.attempts == before
     assert rig.log.pending == 10_000
     await rig.log.flush()
