@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import AsyncGenerator, Iterator
 from typing import Any
@@ -12,7 +13,7 @@ from litestar import Request
 from appliance.api.openai.forwarding_counts import token_count
 from appliance.api.openai.usage import Meter
 from appliance.gateway.call import ModelCall
-from appliance.gateway.upstream.client import Fields, Upstream
+from appliance.gateway.upstream.client import INLINE_BYTES, Fields, Upstream
 from appliance.gateway.upstream.counts import Counts, counts, counts_of, streamed
 from appliance.gateway.upstream.events import EventStream
 from appliance.gateway.upstream.failures import error_event, unavailable
@@ -93,8 +94,12 @@ async def generation_answer(
     model: str,
 ) -> bytes:
     """Return a whole answer. Raises UpstreamUnavailableError when it is none."""
-    texts = [text for choice in choices_of(upstream, answer) for text in choice.texts()]
+    if memoryview(answer.get("choices", b"")).nbytes > INLINE_BYTES:
+        choices = await asyncio.to_thread(choices_of, upstream, answer)
+    else:
+        choices = choices_of(upstream, answer)
     said = counts_of(answer)
+    texts = (text for choice in choices for text in choice.texts())
     written = 0 if said.completion_tokens else await token_count(request, texts)
     account(call, said, call.prompt_tokens, written)
     answer |= {"id": own_id(answer), "model": raw(model), "usage": shown_usage(meter, said)}
@@ -162,7 +167,7 @@ class Relay:
         """Return an event as it is sent on; nothing for what the client did not ask for."""
         chunk = self._decoded(event)
         if not is_null(chunk.get("error")) and "choices" not in chunk:
-            raise error_event(self._upstream.name, msgspec.json.decode(event))
+            raise error_event(self._upstream.name, event)
         choices = choices_of(self._upstream, chunk)
         usage = chunk.pop("usage", None)
         self._observe(choices, usage)

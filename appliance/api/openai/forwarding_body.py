@@ -96,17 +96,16 @@ def generation_fields(
     if asked.stream:
         options = received_options(fields)
         if upstream.type in COUNTING_STREAMS:
-            sent["stream_options"] = raw({**options, "include_usage": True})
+            sent["stream_options"] = raw({**options, "include_usage": raw(True)})
         else:
             sent.pop("stream_options", None)
     return adapted(upstream, kind, sent)
 
 
-def received_options(fields: Fields) -> dict[str, Any]:
-    """Return the client's stream options with those that we do not know."""
+def received_options(fields: Fields) -> Fields:
+    """Return the client's stream options, also those that we do not know."""
     given = fields.get("stream_options")
-    options = None if given is None else msgspec.json.decode(given)
-    return options if isinstance(options, dict) else {}
+    return {} if given is None or is_null(given) else msgspec.json.decode(given, type=Fields)
 
 
 def with_defaults(fields: Fields, defaults: dict[str, Any]) -> Fields:

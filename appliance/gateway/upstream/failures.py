@@ -83,14 +83,17 @@ def refusal(status: int, body: bytes) -> UpstreamError:
     )
 
 
-def error_event(provider: str, payload: Any) -> ApplianceError:
-    """Return the error that an upstream put into a stream."""
-    body = msgspec.json.encode(payload)
+def error_event(provider: str, event: bytes) -> ApplianceError:
+    """Return the error that an upstream put into a stream, as JSON."""
+    try:
+        payload = msgspec.json.decode(event)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        payload = None
     error = payload.get("error") if isinstance(payload, dict) else None
     status = error.get("code") if isinstance(error, dict) else None
     if type(status) is int and 400 <= status < 500:
-        return from_status(provider, status, httpx.Headers(), body)
-    return unavailable(provider, f"sends an error: {_shown(body)}")
+        return from_status(provider, status, httpx.Headers(), event)
+    return unavailable(provider, f"sends an error: {_shown(event)}")
 
 
 def _retry_after(headers: httpx.Headers) -> int | None:
