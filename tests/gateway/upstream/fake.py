@@ -14,6 +14,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 MODEL = "upstream-model"
+# Of this one it tells no context length.
+UNSIZED = "unsized-model"
 KEY = "upstream-key"
 
 Script = Callable[["Exchange"], None]
@@ -124,7 +126,8 @@ def fake_upstream(script: Script) -> Iterator[FakeUpstream]:
             if self.path == "/info":
                 exchange.answer({"model_id": MODEL, "max_input_length": 512})
             else:
-                exchange.answer({"data": [{"id": MODEL, "max_model_len": 4096, "aliases": ["alias"]}]})
+                card = {"id": MODEL, "max_model_len": 4096, "aliases": ["alias"]}
+                exchange.answer({"data": [card, {"id": UNSIZED}]})
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
@@ -135,7 +138,15 @@ def fake_upstream(script: Script) -> Iterator[FakeUpstream]:
         def log_message(self, format: str, *args: Any) -> None:
             """Say nothing."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    connections: list[socket.socket] = []
+
+    class Server(ThreadingHTTPServer):
+        def get_request(self) -> tuple[socket.socket, Any]:
+            connection, address = super().get_request()
+            connections.append(connection)
+            return connection, address
+
+    server = Server(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     upstream = FakeUpstream(f"http://127.0.0.1:{server.server_address[1]}", script)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
@@ -144,6 +155,9 @@ def fake_upstream(script: Script) -> Iterator[FakeUpstream]:
         yield upstream
     finally:
         server.shutdown()
+        for connection in connections:  # else those that are kept open would be served on
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
         server.server_close()
         thread.join()
 
