@@ -58,6 +58,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     port: Port = 8080
     data_dir: Path = msgspec.field(default_factory=default_data_dir)
     bootstrap_key_file: Path | None = None
+    # Public keys (*.pub) that root trusts beside those built into the release.
+    trust_dir: Path = Path("/etc/appliance/trust.d")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     # 0 = all cores this process may use.
@@ -141,6 +143,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def secret_path(self) -> Path:
         """The box's secret, from which the key pepper derives."""
         return self.data_dir / "secret.key"
+
+    @property
+    def trust_path(self) -> Path:
+        """What the box accepted, revoked and learned of signing keys."""
+        return self.data_dir / "trust.json"
 
     @property
     def tuning_path(self) -> Path:

@@ -19,9 +19,9 @@ LAYERS = (
     {"control"},
     {"gateway"},
     {"jobs", "doctor"},
-    {"accounts", "engines"},
+    {"accounts", "engines", "bundles"},
     {"packs", "audit"},
-    {"workers", "storage", "network"},
+    {"workers", "storage", "network", "signing"},
     {"config"},
     {"errors", "clock", "frozen", "__init__"},
 )
