@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import islice
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import inspect
@@ -25,6 +25,9 @@ SHOWN_ITEMS = 50
 SHOWN_DEPTH = 4
 
 _TRUE_OR_FALSE = frozenset({"true", "false", "1", "0", "yes", "no", "on", "off", "t", "f", "y", "n"})
+
+# Alternatives in the order in which they were declared; the library sorts them.
+_ORDERS: dict[frozenset[Any], tuple[Any, ...]] = {}
 
 _Location = tuple[str | int, ...]
 
@@ -63,7 +66,20 @@ def shown_input(value: Any) -> Any:
 
 @lru_cache(maxsize=256)
 def _type_info(type_: Any) -> inspect.Type:
+    _note_orders(type_, set())
     return inspect.type_info(type_)
+
+
+def _note_orders(hint: Any, seen: set[Any]) -> None:
+    """Note the order of all alternatives in a type: clients compare the text that lists them."""
+    if get_origin(hint) is Literal:
+        _ORDERS[frozenset(get_args(hint))] = get_args(hint)
+    elif isinstance(hint, type) and issubclass(hint, msgspec.Struct) and hint not in seen:
+        seen.add(hint)
+        for each in get_type_hints(hint, include_extras=True).values():
+            _note_orders(each, seen)
+    for each in get_args(hint):
+        _note_orders(each, seen)
 
 
 def _first(errors: Iterator[FieldError]) -> list[FieldError]:
@@ -284,7 +300,8 @@ def _bounds(
 
 def _no_choice(words: Sequence[Any], value: Any, at: _Location) -> FieldError:
     code = "enum" if len(words) > 1 else "literal_error"
-    return _error(at, f"Input should be {listed(words)}", code, value, {"expected": listed(words)})
+    expected = listed(_ORDERS.get(frozenset(words), words))
+    return _error(at, f"Input should be {expected}", code, value, {"expected": expected})
 
 
 def _error(
