@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine, MutableMapping
 from typing import Any, TypeVar
 
 from litestar import Request
 
 from appliance.errors import ApplianceError
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -55,6 +58,12 @@ def at_end(request: Request[Any, Any, Any], callback: Callable[[], None]) -> Non
 
 
 def run_at_end(scope: MutableMapping[str, Any]) -> None:
-    """Run what ``at_end`` took; the outermost layer calls this once per request."""
+    """Run what ``at_end`` took; the outermost layer calls this once per request.
+
+    One that fails goes to the log: those after it, and the account of the request, must not be lost with it.
+    """
     for callback in scope.get(_AT_END, ()):
-        callback()
+        try:
+            callback()
+        except Exception:
+            log.exception("what ends with a request failed")

@@ -10,6 +10,7 @@ from litestar import Request
 
 from appliance.api.authentication import account_of
 from appliance.api.body import decoded, peeked, read_body
+from appliance.api.dialect import Dialect
 from appliance.api.errors import dialect_of
 from appliance.gateway.call import ModelCall
 from appliance.gateway.gateway import Gateway, Route
@@ -70,11 +71,22 @@ def enter(request: Request[Any, Any, Any], name: str | None, route: Route) -> Mo
         if name is None or (name == ANY_MODEL and dialect.default_model)
         else name,
         route,
-        endpoint="/v1" + request.url.path.removeprefix(dialect.prefix).removeprefix("/v1"),
+        endpoint=_endpoint(scope, dialect),
         method=request.method,
         exempt=exempt,
         begun=begun,
     )
+
+
+def _endpoint(scope: MutableMapping[str, Any], dialect: Dialect) -> str:
+    """Return the route as usage records name it: OpenGateLLM's path, by whatever mount or family it was called.
+
+    By the route's template: the path itself may have more slashes.
+    """
+    path: str = scope["path_template"]
+    if path.endswith("/rerank"):
+        return "/v1/rerank"
+    return "/v1" + path.removeprefix(dialect.prefix)
 
 
 def call_of(scope: MutableMapping[str, Any]) -> ModelCall | None:

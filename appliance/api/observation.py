@@ -68,7 +68,7 @@ def observed(app: ASGIApp, metrics: Metrics, body_seconds: float) -> ASGIApp:
             except TimeoutError:
                 raise SlowBodyError("The request body did not arrive in time.") from None
             arrived = not message.get("more_body", False)
-            received += len(message.get("body", b""))
+            received += len(message.get("body", b""))  # type: ignore[arg-type] # bytes
             return message
 
         deadline = asyncio.get_running_loop().time() + body_seconds
@@ -76,11 +76,11 @@ def observed(app: ASGIApp, metrics: Metrics, body_seconds: float) -> ASGIApp:
         try:
             await app(scope, receive_in_time, send_with_id)
         finally:
+            metrics.in_flight.dec()
             run_at_end(scope)
             call = call_of(scope)
             if call is not None:
                 call.close(status)
-            metrics.in_flight.dec()
             metrics.answered(
                 Exchange(
                     method=scope["method"] if scope["method"] in METHODS else "other",

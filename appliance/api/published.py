@@ -38,7 +38,7 @@ def as_published(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRo
 
 def slashless(scope: Mapping[str, Any]) -> str | None:
     """Return where a request leads whose path has a slash at its end, query included; None without one."""
-    path = scope.get("raw_path", b"").decode("latin-1")
+    path: str = scope.get("raw_path", b"").decode("latin-1")
     if not path.endswith("/"):
         return None
     query = scope.get("query_string", b"").decode("latin-1")

@@ -124,6 +124,11 @@ class ModelCall:
             self._reservation, budget, prices, (prompt_tokens, wanted), sequences
         )
 
+    @property
+    def reserved(self) -> bool:
+        """Whether part of a budget is held for it."""
+        return self._reservation.amount > 0
+
     async def dispatch(self, attempt: Callable[[Provider], Awaitable[T]]) -> T:
         """Return what ``attempt`` returns for a provider; when one cannot take the request, try the next.
 
@@ -143,6 +148,8 @@ class ModelCall:
                 return await attempt(provider)
             except OverloadedError as error:
                 self._sent = None
+                # What it produced before it failed, nobody gets.
+                self.completion_tokens = 0
                 states.failed(provider, error)
                 tried.add(provider.id)
                 failure = error

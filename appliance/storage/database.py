@@ -212,6 +212,8 @@ class Database:
             task.result = task.function(database)
         except Exception as error:
             if not connection.in_transaction:
+                if isinstance(error, sqlite.Error):
+                    raise  # SQLite itself gave the transaction up: the disk is full, or fails
                 raise sqlite.OperationalError("a write ended the transaction it ran in") from error
             connection.execute("ROLLBACK TO task")
             task.error = _failure(self.path, error) if isinstance(error, sqlite.OperationalError) else error

@@ -19,6 +19,7 @@ from tests.api.upstreams import LOOPBACK, add_provider, ask, make_router, routed
 from tests.gateway.upstream.fake import (
     KEY,
     MODEL,
+    UNSIZED,
     Exchange,
     FakeUpstream,
     Script,
@@ -242,6 +243,25 @@ def test_noise_between_events_and_cut_lines_do_not_matter(
     assert [event["choices"][0]["delta"].get("content") for event in events] == ["héllo", None]
 
 
+def test_line_ends_within_an_upstreams_json_do_not_end_our_event(
+    box: Service, model: str, upstream: FakeUpstream
+) -> None:
+    def script(exchange: Exchange) -> None:
+        exchange.begin_stream()
+        for payload in (chunk("one"), chunk(finish="stop")):
+            # An event may have its data on several lines: JSON that is indented is the same JSON.
+            lines = json.dumps(payload | {"more": [{"a": [1]}]}, indent=1).replace("[", "[\n\n").split("\n")
+            exchange.piece(b"".join(b"data: " + line.encode() + b"\n" for line in lines) + b"\n")
+        exchange.event("[DONE]")
+        exchange.end_stream()
+
+    upstream.script = script
+    answer = ask(box, model, stream=True)
+    events = events_of(answer)
+    assert [event["choices"][0]["delta"].get("content") for event in events] == ["one", None]
+    assert all(line.startswith("data: ") for line in answer.text.split("\n") if line)
+
+
 def test_text_completions_go_the_same_way(box: Service, model: str, upstream: FakeUpstream) -> None:
     answer = {
         "id": "c",
@@ -383,6 +403,46 @@ def test_a_spent_budget_reaches_no_upstream(box: Service, upstream: FakeUpstream
         assert http.post("/v1/chat/completions", json=body).status_code == 429
         assert http.post("/opengatellm/v1/chat/completions", json=body).status_code == 400
     assert upstream.posted == []
+
+
+def test_a_budget_bounds_answers_whose_length_nobody_knows(box: Service, upstream: FakeUpstream) -> None:
+    """Neither the request nor the server's list says how long an answer may be: what is reserved is the bound."""
+    router, name = make_router(box, cost_completion_tokens=1.0)
+    add_provider(box, router, upstream.base_url, model_name=UNSIZED)
+    role = make_role(box)
+    ample, endless = make_person(box, role, budget=100), make_person(box, role)
+    body: dict[str, Any] = {"model": name, "messages": [{"role": "user", "content": "x"}]}
+    with ample.http as http:
+        assert http.post("/v1/chat/completions", json=body).status_code == 200
+        assert upstream.posted[-1].json["max_tokens"] == 8192
+    with endless.http as http:
+        assert http.post("/v1/chat/completions", json=body).status_code == 200
+        assert "max_tokens" not in upstream.posted[-1].json
+
+
+def test_every_candidate_is_reserved_for_not_only_those_shown(box: Service, upstream: FakeUpstream) -> None:
+    router, name = make_router(box, cost_completion_tokens=10.0)
+    add_provider(box, router, upstream.base_url)
+    person = make_person(box, make_role(box), budget=0.0008)  # 80 tokens
+    with person.http as http:
+        body: dict[str, Any] = {"model": name, "prompt": "x", "max_tokens": 40, "n": 1, "best_of": 4}
+        upstream.script = lambda exchange: exchange.answer(
+            {"choices": [{"index": 0, "text": "y", "finish_reason": "stop"}], "usage": usage(1, 4)}
+        )
+        assert http.post("/v1/completions", json={**body, "temperature": 1}).status_code == 200
+    assert upstream.posted[-1].json["max_tokens"] == 20
+
+
+def test_records_name_the_route_however_many_slashes_the_path_had(box: Service, model: str) -> None:
+    person = make_person(box)
+    body = {"model": model, "messages": [{"role": "user", "content": "x"}]}
+    paths = ("/v1/chat/completions", "//v1///chat/completions", "/compressa/v1//chat/completions")
+    with person.http as http:
+        for path in paths:
+            answer = http.post(f"{box.base_url}{path}", json=body)
+            assert answer.status_code == 200, answer.text
+        records = http.get("/v1/me/usage").json()["data"]
+    assert [each["endpoint"] for each in records] == ["/v1/chat/completions"] * len(paths)
 
 
 # Clients that leave.

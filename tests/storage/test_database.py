@@ -15,7 +15,7 @@ import pytest
 import sqlite_utils
 
 from appliance.storage.database import Database
-from appliance.storage.errors import StorageError
+from appliance.storage.errors import StorageError, StoreFullError
 from appliance.storage.sqlite import connect, has_wal_reset_fault, library_version
 
 
@@ -176,3 +176,23 @@ def test_what_was_acknowledged_survives_kill_9(path: Path) -> None:
 
     assert check == "ok"
     assert acknowledged <= found
+
+
+def test_a_disk_that_fills_up_within_a_write_is_said_and_undoes_all_of_it(path: Path) -> None:
+    """SQLite ends the whole transaction then, under the savepoint of the write that found the disk full."""
+    database = Database.open(path, MIGRATIONS)
+    database.write_sync(insert(1))
+    pages = database.read_sync(lambda db: db.execute("PRAGMA page_count").fetchone()[0])
+    database.write_sync(lambda db: db.execute(f"PRAGMA max_page_count = {pages + 2}").fetchone())
+
+    def fill(db: sqlite_utils.Database) -> None:
+        for n in range(10, 100_000):
+            insert(n)(db)
+
+    with pytest.raises(StoreFullError) as full:
+        database.write_sync(fill)
+    assert full.value.status == 503
+    database.write_sync(lambda db: db.execute("PRAGMA max_page_count = 1000000").fetchone())
+    database.write_sync(insert(2))
+    assert numbers(database) == [1, 2]
+    database.close()

@@ -100,7 +100,7 @@ async def _answer(
     _check(body, engine)
     sequences = await _sequences(body, engine)
     call.reserve(sum(len(ids) for ids in sequences))
-    vectors = await until_disconnect(request, engine.embed(sequences))
+    vectors = await until_disconnect(request, engine.embed(sequences, priority=call.priority))
     rows = _cut(vectors, body.dimensions)
     encode = _encode_base64 if body.encoding_format == "base64" else _encode_floats
     data: list[msgspec.Raw] = []

@@ -187,7 +187,8 @@ class Relay:
     def _decoded(self, event: bytes) -> Fields:
         try:
             event.decode("utf-8")  # the values are passed on unread
-            return msgspec.json.decode(event, type=Fields)
+            # A line end between them would be one of our own stream's, and cut the event in two.
+            return msgspec.json.decode(event.replace(b"\n", b" "), type=Fields)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise unavailable(
                 self._upstream.name, f"sends an event that is no JSON object: {error}"

@@ -57,6 +57,7 @@ class Asked(msgspec.Struct, kw_only=True):
     tools: list[Any] | None = None
     tool_choice: Any = None
     n: int | None = None
+    best_of: int | None = None
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
     stream: bool | None = None
@@ -64,9 +65,9 @@ class Asked(msgspec.Struct, kw_only=True):
 
     @property
     def sequences(self) -> int:
-        """How many completions are asked for."""
+        """How many completions are produced; the best n of ``best_of`` are shown, all are paid for."""
         prompts = len(self.prompt) if isinstance(self.prompt, list) and _are_prompts(self.prompt) else 1
-        return max(1, min(self.n or 1, MOST_CHOICES)) * max(1, prompts)
+        return max(1, min(max(self.n or 1, self.best_of or 1), MOST_CHOICES)) * max(1, prompts)
 
 
 def _are_prompts(items: list[Any]) -> bool:
@@ -132,7 +133,9 @@ def reserve(
         most = min(named, MOST_TOKENS)
     wanted = max(1, min(most if named is None else named, most))
     allowed = call.reserve(prompt_tokens, wanted, asked.sequences)
-    if allowed >= wanted:
+    # Of unknown length by request and model: only what was reserved may be spent.
+    unbounded = named is None and provider.max_context_length is None and call.reserved
+    if allowed >= wanted and not unbounded:
         return
     names = [name for name in ("max_completion_tokens", "max_tokens") if not is_null(fields.get(name))]
     default = "max_completion_tokens" if provider.type == "openai" else "max_tokens"

@@ -224,8 +224,9 @@ async def _scores(
     """Return the logits of an engine of this box."""
     catalog: Catalog = request.app.state.catalog
     engine = catalog.engine(catalog.find(provider.model_name), RerankEngine, "rerank")
-    scores = await until_disconnect(request, engine.score(query, texts))
-    call.reserve(scores.prompt_tokens)
+    scores = await until_disconnect(
+        request, engine.score(query, texts, priority=call.priority, admit=call.reserve)
+    )
     return list(scores.logits)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,9 +59,17 @@ class RerankEngine:
         self._batcher = Batcher(graph.logits, cores, max_queue_tokens=max_queue_tokens, width=1)
         self._thread = Offload("tokenizer")
 
-    async def score(self, query: str, documents: list[str], *, priority: int = 0) -> Scores:
+    async def score(
+        self,
+        query: str,
+        documents: list[str],
+        *,
+        priority: int = 0,
+        admit: Callable[[int], object] = lambda _tokens: None,
+    ) -> Scores:
         """Score every document against the query.
 
+        ``admit`` is told the tokens of all pairs before the model reads any; what it raises ends the work.
         A pair longer than the context is cut, the longer text first: of long documents the beginning
         is read. Raises InputRefusedError without documents, OverloadedError when the queue is full,
         EngineError when the model fails.
@@ -68,8 +77,15 @@ class RerankEngine:
         if not documents:
             raise InputRefusedError("The list of documents is empty.", param="documents")
         pairs = await self._thread.run(self._pairs, query, documents)
+        tokens = sum(len(pair.ids) for pair in pairs)
+        admit(tokens)
         logits = await self._batcher.run(pairs, priority=priority)
-        return Scores(logits[:, 0], sum(len(pair.ids) for pair in pairs))
+        return Scores(logits[:, 0], tokens)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread that does the work is there."""
+        return self._batcher.alive
 
     @property
     def queued_tokens(self) -> int:

@@ -94,3 +94,19 @@ async def test_the_largest_request_is_prepared_without_holding_the_loop(
     assert reranker.queued_tokens == 0
     assert threads
     assert threading.get_ident() not in threads
+
+
+async def test_what_is_not_admitted_is_never_read_by_the_model(
+    reranker: RerankEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    admitted: list[int] = []
+    scores = await reranker.score(QUERY, DOCUMENTS, admit=admitted.append)
+    assert admitted == [scores.prompt_tokens]
+
+    def refuse(tokens: int) -> None:
+        assert tokens == scores.prompt_tokens
+        raise InputRefusedError("Insufficient budget.", param="documents")
+
+    monkeypatch.setattr(reranker._batcher, "run", None)  # to call it would be an error of another type
+    with pytest.raises(InputRefusedError, match="Insufficient budget"):
+        await reranker.score(QUERY, DOCUMENTS, admit=refuse)
