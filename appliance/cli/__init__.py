@@ -16,7 +16,9 @@ from appliance.errors import ApplianceError
 class LazyGroup(click.Group):
     """Loads a command's module only when that command runs: ``appliance version`` needs no engine."""
 
-    COMMANDS = ("serve", "pack", "key", "user", "audit", "doctor", "version")
+    COMMANDS = ("serve", "setup", "pack", "key", "user", "audit", "tls", "doctor", "version")
+    # Run by programs, not by people: help does not show them.
+    HIDDEN = ("smoke",)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Name the commands in the order of help."""
@@ -24,7 +26,7 @@ class LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import ``appliance.cli.NAME`` and return its ``command``."""
-        if cmd_name not in self.COMMANDS:
+        if cmd_name not in (*self.COMMANDS, *self.HIDDEN):
             return None
         from importlib import import_module
 

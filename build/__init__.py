@@ -1,0 +1,1 @@
+"""Build side: freezes the program into a tree of its own. Nothing of this is shipped."""
