@@ -196,7 +196,7 @@ def _organizations_and_roles(database: sqlite_utils.Database) -> None:
 
 
 def _users_of_roles(database: sqlite_utils.Database) -> None:
-    """Rebuild users and keys around roles; administrators of before get the role of every permission."""
+    """Rebuild users and keys around roles: administrators of before may do everything, others call models."""
     database.execute("ALTER TABLE keys RENAME TO old_keys")
     database.execute("ALTER TABLE users RENAME TO old_users")
     # The budget is in millionths of the currency: sums of it are exact.
@@ -232,16 +232,18 @@ def _users_of_roles(database: sqlite_utils.Database) -> None:
         """
     )
     if database.execute("SELECT 1 FROM old_users").fetchone():
-        role = administrator_role(database, now=0)
+        roles = [administrator_role(database, now=0), _callers_role(database)]
         database.execute(
             "INSERT INTO users (id, email, name, role_id, created_at, updated_at) "
-            "SELECT id, CASE WHEN id = (SELECT min(id) FROM old_users) THEN 'administrator@localhost' "
-            "ELSE 'user-' || id || '@localhost' END, name, ?, created_at, created_at FROM old_users",
-            [role],
+            "SELECT id, CASE WHEN id = (SELECT min(id) FROM old_users WHERE is_admin) THEN 'administrator@localhost' "
+            "ELSE 'user-' || id || '@localhost' END, name, iif(is_admin, ?, ?), created_at, created_at FROM old_users",
+            roles,
         )
+        # Anybody could call a key so: the one of the first boot came first, and was an administrator's.
         database.execute(
             "INSERT INTO keys (id, user_id, kind, name, digest, hint, created_at, expires_at) "
-            "SELECT id, user_id, CASE name WHEN 'bootstrap' THEN 'bootstrap' ELSE 'key' END, name, digest, hint, "
+            "SELECT id, user_id, CASE WHEN id = (SELECT min(k.id) FROM old_keys k JOIN old_users u ON u.id = k.user_id "
+            "WHERE k.name = 'bootstrap' AND u.is_admin) THEN 'bootstrap' ELSE 'key' END, name, digest, hint, "
             "created_at, expires_at FROM old_keys"
         )
     database.execute("DROP TABLE old_keys")
@@ -262,11 +264,23 @@ def administrator_role(database: sqlite_utils.Database, now: int) -> int:
         database.execute(
             "INSERT INTO role_permissions (role_id, permission) VALUES (?, ?)", [role, permission]
         )
+    _unlimited(database, role)
+    return role
+
+
+def _callers_role(database: sqlite_utils.Database) -> int:
+    """Make the role of users who call models and administer nothing, as they did before there were limits."""
+    cursor = database.execute("INSERT INTO roles (name, created_at, updated_at) VALUES ('user', 0, 0)")
+    role = int(cursor.lastrowid or 0)
+    _unlimited(database, role)
+    return role
+
+
+def _unlimited(database: sqlite_utils.Database, role: int) -> None:
     for limit in ("tpm", "tpd", "rpm", "rpd"):
         database.execute(
             "INSERT INTO role_default_limits (role_id, type, value) VALUES (?, ?, NULL)", [role, limit]
         )
-    return role
 
 
 def _limits_and_logins(database: sqlite_utils.Database) -> None:
