@@ -18,6 +18,9 @@ ROOT = "/opengatellm"
 LIMIT_TYPES = ("rpm", "rpd", "tpm", "tpd")
 PASSWORD = "a password"
 
+# One for all: making a client takes longer than most requests.
+HTTP = httpx.Client(timeout=120, trust_env=False)
+
 _numbers = itertools.count(1)
 
 
@@ -38,13 +41,8 @@ class Client:
 
     def call(self, method: str, path: str, **options: Any) -> httpx.Response:
         """Send a request to a path of the API's ``/v1``."""
-        with httpx.Client(
-            base_url=f"{self.service.base_url}{ROOT}/v1",
-            headers={"Authorization": f"Bearer {self.key}"},
-            timeout=120,
-            trust_env=False,
-        ) as http:
-            return http.request(method, path, **options)
+        headers = {"Authorization": f"Bearer {self.key}", **options.pop("headers", {})}
+        return HTTP.request(method, f"{self.service.base_url}{ROOT}/v1{path}", headers=headers, **options)
 
     def get(self, path: str, **query: Any) -> httpx.Response:
         """Read something."""

@@ -191,9 +191,13 @@ def test_what_the_form_leaves_out_is_cleared_or_kept(admin: Client) -> None:
 
 
 def test_the_pages_of_an_ordinary_user_have_no_administration(nobody: Client) -> None:
-    for path in ("users", "roles", "organizations", "tokens"):
+    for path in ("users", "roles", "organizations", "tokens", "providers"):
         assert refusal(nobody.get(f"/admin/{path}"), 403) == "Insufficient rights."
-    for path in ("routers", "providers"):
-        assert refusal(nobody.get(f"/admin/{path}"), 403) == "User has no admin rights."
+    assert refusal(nobody.get("/admin/routers"), 403) == "User has no admin rights."
+    for path in ("/admin/routers/1", "/admin/providers/1"):
+        assert refusal(nobody.delete(path), 403) == "User has no admin rights."
+        assert refusal(nobody.patch(path, {}), 403) == "Insufficient rights."
+    for path in ("/admin/routers", "/admin/providers"):
+        assert refusal(nobody.post(path, {}), 403) == "User has no admin rights."
     assert nobody.read("/models") == {"object": "list", "data": []}
     assert nobody.read("/me/usage") == {"object": "list", "data": []}
