@@ -9,10 +9,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import httpx
-import msgspec
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from litestar import Litestar, post
 from litestar.datastructures import State
 from litestar.exceptions import HTTPException
@@ -20,11 +17,8 @@ from litestar.testing import TestClient
 
 from appliance.api.dialect import COMPACTIFAI, COMPRESSA, OPENGATELLM, UNION, Dialect
 from appliance.api.errors import error_response, http_error_response, internal_error_response
-from appliance.api.event_stream import event_stream
 from appliance.api.field_errors import InvalidFieldError
 from appliance.api.monitoring.metrics import Metrics
-from appliance.api.openai.chat import SearchChatRequest
-from appliance.api.validation import field_errors
 from appliance.errors import ApplianceError, OverloadedError
 from appliance.gateway.errors import (
     ForbiddenModelError,
@@ -67,6 +61,11 @@ def both(
 def only(detail: Any) -> dict[str, Any]:
     """Return the body of OpenGateLLM's mount."""
     return {"detail": detail}
+
+
+def item(location: list[str | int], message: str, kind: str, **rest: Any) -> dict[str, Any]:
+    """Return an entry of a list of wrong fields; ``rest`` is its input and ctx."""
+    return {"loc": location, "msg": message, "type": kind, **rest}
 
 
 class Case(NamedTuple):
@@ -177,13 +176,13 @@ def cases() -> list[Case]:
             422,
             only(
                 [
-                    {
-                        "loc": ["body", 1],
-                        "msg": "JSON decode error",
-                        "type": "json_invalid",
-                        "input": {},
-                        "ctx": {"error": "JSON is malformed: object keys must be strings (byte 1)"},
-                    }
+                    item(
+                        ["body", 1],
+                        "JSON decode error",
+                        "json_invalid",
+                        input={},
+                        ctx={"error": "JSON is malformed: object keys must be strings (byte 1)"},
+                    )
                 ]
             ),
         ),
@@ -194,12 +193,12 @@ def cases() -> list[Case]:
             422,
             only(
                 [
-                    {
-                        "loc": ["body"],
-                        "msg": "Input should be a valid dictionary or object to extract fields from",
-                        "type": "model_attributes_type",
-                        "input": [],
-                    }
+                    item(
+                        ["body"],
+                        "Input should be a valid dictionary or object to extract fields from",
+                        "model_attributes_type",
+                        input=[],
+                    )
                 ]
             ),
         ),
@@ -210,18 +209,10 @@ def cases() -> list[Case]:
             422,
             only(
                 [
-                    {
-                        "loc": ["body", "model"],
-                        "msg": "Field required",
-                        "type": "missing",
-                        "input": {"input": None},
-                    },
-                    {
-                        "loc": ["body", "input", "str"],
-                        "msg": "Input should be a valid string",
-                        "type": "string_type",
-                        "input": None,
-                    },
+                    item(["body", "model"], "Field required", "missing", input={"input": None}),
+                    item(
+                        ["body", "input", "str"], "Input should be a valid string", "string_type", input=None
+                    ),
                     {
                         "loc": ["body", "input", "list[any]"],
                         "msg": "Input should be a valid list",
@@ -238,13 +229,13 @@ def cases() -> list[Case]:
             422,
             only(
                 [
-                    {
-                        "loc": ["query", "limit"],
-                        "msg": "Input should be less than or equal to 100",
-                        "type": "less_than_equal",
-                        "input": "101",
-                        "ctx": {"le": 100},
-                    }
+                    item(
+                        ["query", "limit"],
+                        "Input should be less than or equal to 100",
+                        "less_than_equal",
+                        input="101",
+                        ctx={"le": 100},
+                    )
                 ]
             ),
         ),
@@ -266,7 +257,7 @@ def cases() -> list[Case]:
                 "invalid_request_error",
                 "UnprocessableEntity",
                 param="query",
-                detail=[{"loc": ["body", "query"], "msg": "Field required", "type": "missing"}],
+                detail=[item(["body", "query"], "Field required", "missing")],
             ),
         ),
         # What only OpenGateLLM has is answered in its ways in the union too, in the union's shape.
@@ -294,7 +285,7 @@ def cases() -> list[Case]:
                 "invalid_request_error",
                 "UnprocessableEntity",
                 param="name",
-                detail=[{"loc": ["body", "name"], "msg": "Field required", "type": "missing", "input": {}}],
+                detail=[item(["body", "name"], "Field required", "missing", input={})],
             ),
         ),
     ]
@@ -436,16 +427,7 @@ RAISED: list[tuple[str, Callable[[], Exception], dict[Dialect, tuple[int, str | 
         {
             OPENGATELLM: (
                 422,
-                only(
-                    [
-                        {
-                            "loc": ["body", "top_p"],
-                            "msg": "Value error, top_p: no",
-                            "type": "value_error",
-                            "ctx": {"error": {}},
-                        }
-                    ]
-                ),
+                only([item(["body", "top_p"], "Value error, top_p: no", "value_error", ctx={"error": {}})]),
             ),
             UNION: (400, both(400, "top_p: no", "invalid_request_error", "BadRequestError", param="top_p")),
         },
@@ -529,74 +511,3 @@ def _app(handler: Any) -> Litestar:
             Exception: internal_error_response,
         },
     )
-
-
-@pytest.mark.parametrize("dialect", [UNION, COMPRESSA, COMPACTIFAI, OPENGATELLM], ids=lambda each: each.name)
-@pytest.mark.parametrize(
-    ("error", "message"),
-    [
-        (OverloadedError("It broke."), "It broke."),
-        (ZeroDivisionError("secret"), "The server had an error while processing your request."),
-    ],
-)
-async def test_a_stream_that_fails_says_so_in_an_event(
-    dialect: Dialect, error: Exception, message: str
-) -> None:
-    async def events() -> Any:
-        yield {"choices": []}
-        raise error
-
-    seen: list[int] = []
-    stream = event_stream(events(), dialect, on_failure=seen.append)
-    frames: list[Any] = [frame async for frame in stream.iterator]  # type: ignore[union-attr] # asynchronous
-
-    assert frames[0] == b'data: {"choices":[]}\n\n'
-    assert frames[1].startswith(b"data: ")
-    shown = msgspec.json.decode(frames[1].removeprefix(b"data: "))
-    assert shown == {"error": {"message": message, "type": "server_error", "param": None, "code": None}}
-    assert frames[2:] == [b"data: [DONE]\n\n"]
-    assert seen == [503 if isinstance(error, OverloadedError) else 500]
-
-
-JSON = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(max_size=20),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
-    max_leaves=20,
-)
-FIELDS = st.sampled_from(SearchChatRequest.__struct_fields__)
-
-
-@settings(max_examples=300, deadline=None)
-@given(st.dictionaries(FIELDS, JSON, max_size=6) | JSON)
-def test_what_is_wrong_with_any_body_can_be_said(value: Any) -> None:
-    body = msgspec.json.encode(value)
-    try:
-        msgspec.json.decode(body, type=SearchChatRequest, strict=False)
-        right = True
-    except msgspec.ValidationError:
-        right = False
-    errors = field_errors(body, SearchChatRequest)
-
-    msgspec.json.encode(errors)
-    assert all(error.loc[0] == "body" and error.msg and error.type for error in errors)
-    if not right and isinstance(value, dict) and "messages" in value and "model" in value:
-        assert errors or len(value) > 2
-    if not isinstance(value, dict):
-        assert [error.type for error in errors] == ["model_attributes_type"]
-    elif "model" not in value:
-        assert any((error.loc, error.type) == (["body", "model"], "missing") for error in errors)
-
-
-def test_a_list_of_wrong_fields_is_bounded(bare_service: Service) -> None:
-    body = {"model": "m", "messages": [{}] * 1000, "stop": "x" * 5000}
-    errors = field_errors(msgspec.json.encode(body), SearchChatRequest)
-
-    assert len(errors) == 50
-    with bare_service.http as http:
-        answer = http.post(f"{OGL}/admin/organizations", json={"name": ["x" * 100_000]})
-    assert answer.status_code == 422
-    assert len(answer.content) < 5000
