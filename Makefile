@@ -6,7 +6,7 @@ export APPLIANCE_DATA_DIR ?= $(CURDIR)/var
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 
-.PHONY: help serve packs packs-env test test-export test-clients soak check format bench lock clean
+.PHONY: help serve packs packs-env test test-export test-clients soak check format bench lock bundle bundle-test clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -18,7 +18,7 @@ packs: $(VENV)/.build ## Build the default model packs (cached) and put them int
 	@$(BIN)/python -m model_packs build --default --into "$(APPLIANCE_DATA_DIR)/packs"
 
 test: $(VENV)/.dev ## Run all tests but the optimum export and the Node client
-	$(BIN)/python -m pytest -m "not export and not clients"
+	$(BIN)/python -m pytest -m "not export and not clients and not bundle"
 
 test-export: $(VENV)/.dev .venv-packs/.done ## Test the export through optimum (its own environment, with torch)
 	$(BIN)/python -m pytest -m export
@@ -55,6 +55,13 @@ lock: $(VENV)/.dev ## Renew the hash-pinned requirement files
 	$(LOCK) --extra build --extra dev -o requirements/dev.txt requirements/editable.in pyproject.toml
 	$(LOCK) --extra build -c requirements/dev.txt -o requirements/build.txt requirements/editable.in pyproject.toml
 	$(LOCK) -c requirements/dev.txt -o requirements/runtime.txt pyproject.toml
+
+bundle: $(VENV)/.dev ## Freeze the program into dist/appliance (TRUST=DIR builds in the public keys *.pub)
+	@$(BIN)/python -m build.freeze $(if $(TRUST),--trust "$(TRUST)")
+
+bundle-test: bundle ## Freeze twice and compare, then test the frozen program over the default packs
+	$(BIN)/python -m build.twice
+	$(BIN)/python -m pytest -m bundle tests/bundle
 
 clean: ## Remove the environments and caches of this clone (not the data in var/)
 	rm -rf $(VENV) .venv-packs .venv-bench .mypy_cache .ruff_cache .pytest_cache dist

@@ -21,6 +21,23 @@ LEGAL = re.compile(
 MOST_LICENCE = 60  # characters; longer "licences" are whole texts
 
 
+# Where the metadata says too little or speaks of the whole source package: read from the licence files.
+READ_BY_HAND = {
+    "pyinstaller": "GPL-2.0-or-later WITH Bootloader-exception",
+    "pysqlite3": "Zlib",
+    "libbz2-1.0": "bzip2-1.0.6",
+    "libffi8": "MIT",
+    "libgcc-s1": "GPL-3.0-or-later WITH GCC-exception-3.1",
+    "libstdc++6": "GPL-3.0-or-later WITH GCC-exception-3.1",
+    "liblzma5": "0BSD",
+    "libssl3": "Apache-2.0",
+    "libuuid1": "BSD-3-Clause",
+    "zlib1g": "Zlib",
+}
+# Never shipped: the GPL and AGPL, but for what an exception lets programs be linked with.
+FORBIDDEN = re.compile(r"\bA?GPL|GNU (Affero )?General Public", re.IGNORECASE)
+
+
 class Component(msgspec.Struct, frozen=True, kw_only=True):
     """One part of the tree: what it is, its licence as it says itself, its legal texts, its files in the tree."""
 
@@ -61,6 +78,9 @@ def components(origins: Path, root: Path) -> list[Component]:
     packages["pyinstaller"] = bootloader
     files[("python-package", "pyinstaller")] = ["appliance"]
     made = [_component(kind, name, sorted(listed), packages) for (kind, name), listed in files.items()]
+    for component in made:
+        if FORBIDDEN.search(component.licence) and " WITH " not in component.licence:
+            raise FreezeError(f"{component.name} is under {component.licence}: not to be shipped")
     return sorted(made, key=lambda component: (component.kind, component.name))
 
 
@@ -97,7 +117,7 @@ def _component(kind: Kind, name: str, files: list[str], packages: dict[str, Dist
             kind=kind,
             name=name,
             version=version,
-            licence=_debian_licence(text),
+            licence=READ_BY_HAND.get(name) or _debian_licence(text),
             texts=_present(text),
             files=files,
         )
@@ -111,7 +131,7 @@ def _component(kind: Kind, name: str, files: list[str], packages: dict[str, Dist
         kind=kind,
         name=name,
         version=distribution.version,
-        licence=package_licence(distribution),
+        licence=READ_BY_HAND.get(name) or package_licence(distribution),
         texts=sorted((label, path) for label, path in legal if path.is_file()),
         files=files,
     )

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,7 +91,11 @@ def link_default_packs(data_dir: Path) -> None:
 
 @contextmanager
 def running_service(
-    data_dir: Path, *prefix: str, key: str | None = KEY, **settings: str
+    data_dir: Path,
+    *prefix: str,
+    key: str | None = KEY,
+    program: Sequence[str] = (sys.executable, "-m", "appliance"),
+    **settings: str,
 ) -> Iterator[Service]:
     """Start ``appliance serve`` over ``data_dir`` and stop it at the end; ``prefix`` goes before the command."""
     data_dir.mkdir(parents=True, exist_ok=True)
@@ -102,7 +106,7 @@ def running_service(
         key_file = data_dir / "bootstrap-key"
         key_file.write_text(key)
         environment["APPLIANCE_BOOTSTRAP_KEY_FILE"] = str(key_file)
-    command = [*prefix, sys.executable, "-m", "appliance", "serve"]
+    command = [*prefix, *program, "serve"]
     with log.open("ab") as output:
         process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
     service = Service(process, data_dir, log, f"http://127.0.0.1:{port}", key or "")
