@@ -42,6 +42,10 @@ Seconds = Annotated[float, msgspec.Meta(gt=0)]
 class ConfigError(ApplianceError):
     """A setting that is unknown or has a value it cannot have."""
 
+# Backups hold a copy of it.
+_loaded_file: Path | None = None
+
+
 
 def default_data_dir() -> Path:
     """Return ``var/`` in a source checkout, else the service's state directory."""
@@ -119,6 +123,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
                 try:
                     ipaddress.ip_network(network)
                 except ValueError as error:
+    # Where backups are made, how many days and weeks keep one, and the public key (age1…) they are encrypted to.
+    backup_dir: Path | None = None
+    backup_recipient: Annotated[str, msgspec.Meta(pattern=r"^(age1[0-9a-z]{58})?\Z")] = ""
+    backup_keep_daily: CountOrAuto = 7
+    backup_keep_weekly: CountOrAuto = 4
+
                     raise ValueError(f"{name}: {error}") from None
         for name in ("speech_deadline", "request_read_timeout", "routing_retry_countdown"):
             if not math.isfinite(getattr(self, name)):
@@ -180,14 +190,28 @@ def load_settings(
     path = config_file or (
         Path(environment["APPLIANCE_CONFIG"]) if environment.get("APPLIANCE_CONFIG") else None
     )
-    if path is not None or DEFAULT_CONFIG_FILE.exists():
-        values.update(_from_file(path or DEFAULT_CONFIG_FILE))
+    if path is None and DEFAULT_CONFIG_FILE.exists():
+        path = DEFAULT_CONFIG_FILE
+    if path is not None:
+        values.update(_from_file(path))
+    global _loaded_file
+    _loaded_file = path
     values.update(_from_environment(environment))
     values.update({name: value for name, value in (flags or {}).items() if value is not None})
     try:
         settings = msgspec.convert(values, Settings, strict=False, dec_hook=_path)
     except (msgspec.ValidationError, TypeError) as error:
         raise ConfigError(f"settings are not valid: {error}") from error
+    @property
+    def backups_path(self) -> Path:
+        """The folder of the backups."""
+        return self.data_dir / (self.backup_dir or "backups")
+
+    @property
+    def drill_path(self) -> Path:
+        """When a backup was last tried, and how that went."""
+        return self.data_dir / "drill.json"
+
     return msgspec.structs.replace(settings, data_dir=settings.data_dir.expanduser().absolute())
 
 
@@ -222,3 +246,8 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
         # Lists are written with commas in the environment.
         values[name] = [item.strip() for item in text.split(",")] if name in LISTS else text
     return values
+def loaded_file() -> Path | None:
+    """Return the file that the settings of this process were read from last, None without one."""
+    return _loaded_file
+
+

@@ -14,6 +14,7 @@ from appliance.accounts.users import ALL, Users
 from appliance.audit.chain import parse_head
 from appliance.audit.lines import Filter, list_lines
 from appliance.audit.log import COMMAND_LINE
+from appliance.backup.service import make_backup
 from appliance.control.errors import ControlError
 from appliance.control.stores import Stores
 from appliance.jobs.runner import JobRunner
@@ -139,6 +140,18 @@ COMMANDS: dict[str, Command] = {
     "audit.list": Commands._audit_list,  # noqa: SLF001 - the table belongs to the class
     "audit.verify": Commands._audit_verify,  # noqa: SLF001
     "key.create": Commands._key_create,  # noqa: SLF001 - the table belongs to the class
+    async def _backup_create(self, arguments: dict[str, Any], _progress: Progress) -> Any:
+        stores = self._stores
+        made = await make_backup(
+            stores.settings,
+            [stores.database],
+            stores.packs,
+            stores.secret,
+            encrypt_to=arguments.get("encrypt_to"),
+        )
+        await self._audited("backup.create", made.name)
+        return msgspec.to_builtins(made)
+
     "key.list": Commands._key_list,  # noqa: SLF001
     "key.revoke": Commands._key_revoke,  # noqa: SLF001
     "pack.install": Commands._pack_install,  # noqa: SLF001
@@ -146,3 +159,4 @@ COMMANDS: dict[str, Command] = {
     "user.list": Commands._user_list,  # noqa: SLF001
     "user.password": Commands._user_password,  # noqa: SLF001
 }
+    "backup.create": Commands._backup_create,  # noqa: SLF001

@@ -1,0 +1,56 @@
+"""When a backup was last made and last tried: what the metrics and the doctor ask."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+import msgspec
+
+from appliance.backup.shelf import Shelf
+from appliance.config import Settings
+from appliance.packs.disk import sync_directory
+
+
+class DrillRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """The last drills. Times are UTC milliseconds; ``good_at`` is of the last one that went well.
+
+    ``problem`` says how the last one failed, None when it did not.
+    """
+
+    at: int
+    good_at: int | None
+    backup: str
+    problem: str | None
+
+
+def read_drill(path: Path) -> DrillRecord | None:
+    """Return the record, None when there is none or it cannot be read."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=DrillRecord)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def write_drill(path: Path, record: DrillRecord) -> None:
+    """Replace the record, on disk when this returns. Raises OSError."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:  # noqa: PTH123
+        file.write(msgspec.json.encode(record))
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.rename(path)
+    sync_directory(path.parent)
+
+
+def last_backup(settings: Settings) -> int | None:
+    """Return when the newest backup that is still there was made, UTC milliseconds. Raises BackupError."""
+    newest = Shelf(settings.backups_path).newest()
+    return None if newest is None else newest.created
+
+
+def last_good_drill(settings: Settings) -> int | None:
+    """Return when a backup was last tried with success, UTC milliseconds."""
+    record = read_drill(settings.drill_path)
+    return None if record is None else record.good_at
