@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from appliance.cli import settings_of
-from appliance.cli.pack import printable, progress_bar
+from appliance.cli.output import printable, progress_bar
 from appliance.config import Settings
 from appliance.control.address import socket_address
 from appliance.doctor.examination import examine

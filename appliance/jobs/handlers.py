@@ -7,9 +7,10 @@ from appliance.jobs.pack_installation import KIND, pack_installation
 from appliance.jobs.runner import Handler
 from appliance.network.egress import EgressPolicy
 from appliance.packs.store import PackStore
+from appliance.signing.trust import trust_store
 
 
 def job_handlers(packs: PackStore, settings: Settings) -> dict[str, Handler]:
     """Return the handler of every kind of job. Raises EgressError for a network setting that is none."""
     policy = EgressPolicy(settings.egress_networks)
-    return {KIND: pack_installation(packs, settings.spool_dir, policy)}
+    return {KIND: pack_installation(packs, trust_store(settings), settings.spool_dir, policy)}

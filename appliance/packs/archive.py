@@ -1,8 +1,8 @@
 """``NAME.tar.zst``: one Zstandard frame around a ustar archive, ``pack.toml`` first, then the files by path.
 
-Verify before parse, parse before extract: a detached signature ``NAME.tar.zst.minisig`` will come
-to stand beside the archive and be checked over all its bytes before anything here reads it; until
-then the hashes in ``pack.toml`` tell damage, not origin.
+The hashes in ``pack.toml`` tell damage, not origin. What travels between boxes is a signed bundle (the
+bundles room), whose signature is checked over all its bytes before anything here reads it; a signature
+beside a plain archive is checked alike.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from appliance.packs.frame import FrameReader
 from appliance.packs.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest, PackFile, parse_manifest
 from appliance.packs.meter import Cancelled, Meter, Progress
 from appliance.packs.staging import Sink, checked, open_plain, read_chunks
-from appliance.packs.tar import END, MAX_END, Member, padding, read_header, write_header
+from appliance.packs.tar import BLOCK, END, MAX_END, Member, padding, read_header, write_header
 
 SUFFIX = ".tar.zst"
 # Quantised weights hardly shrink further at higher levels, which take many times as long.
@@ -36,20 +36,25 @@ def read_archive(archive: Path, sink: Sink, meter: Meter) -> Manifest:
     """
     with open_plain(archive) as file:
         frame = FrameReader(file)
-        manifest, text = _read_manifest(frame)
-        meter.expect(len(text) + sum(entry.size for entry in manifest.file))
-        sink.admit(manifest)
-        sink.write(MANIFEST_NAME, iter((text,)))
-        meter.advance(len(text))
-        missing = {entry.path: entry for entry in manifest.file}
-        while missing:
-            entry = _next_entry(frame, missing)
-            del missing[entry.path]
-            sink.write(entry.path, checked(entry, read_chunks(frame.read, entry.size), meter.advance))
-            _skip_padding(frame, entry.size)
-        rest = frame.read_rest(MAX_END)
-        if len(rest) < len(END) or any(rest):
-            raise PackError("the archive holds more than its pack.toml lists, or has no end mark")
+        return read_members(frame, frame.read(BLOCK), sink, meter)
+
+
+def read_members(frame: FrameReader, first: bytes, sink: Sink, meter: Meter) -> Manifest:
+    """Do what ``read_archive`` does with a frame whose first block was read."""
+    manifest, text = read_first_member(frame, first)
+    meter.expect(len(text) + sum(entry.size for entry in manifest.file))
+    sink.admit(manifest)
+    sink.write(MANIFEST_NAME, iter((text,)))
+    meter.advance(len(text))
+    missing = {entry.path: entry for entry in manifest.file}
+    while missing:
+        entry = _next_entry(frame, missing)
+        del missing[entry.path]
+        sink.write(entry.path, checked(entry, read_chunks(frame.read, entry.size), meter.advance))
+        _skip_padding(frame, entry.size)
+    rest = frame.read_rest(MAX_END)
+    if len(rest) < len(END) or any(rest):
+        raise PackError("the archive holds more than its pack.toml lists, or has no end mark")
     return manifest
 
 
@@ -84,8 +89,9 @@ def write_archive(
     return manifest
 
 
-def _read_manifest(frame: FrameReader) -> tuple[Manifest, bytes]:
-    header = read_header(frame.read(512))
+def read_first_member(frame: FrameReader, first: bytes) -> tuple[Manifest, bytes]:
+    """Return the manifest, whose header is ``first``, and its text. Raises PackError."""
+    header = read_header(first)
     if header is None or header.path != MANIFEST_NAME:
         raise PackError(f"not a pack: its first file is not {MANIFEST_NAME}")
     if header.size > MAX_MANIFEST_BYTES:

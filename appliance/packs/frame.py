@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import BinaryIO
+from typing import Protocol
 
 import zstandard
 
@@ -17,14 +17,27 @@ _MAGIC = b"\x28\xb5\x2f\xfd"
 _MAX_HEADER = 18
 
 
-class FrameReader:
-    """The decompressed contents of ``file``, which must hold exactly one frame with a checksum."""
+class Readable(Protocol):
+    """What a frame is read from."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def read(self, size: int, /) -> bytes:
+        """Return up to ``size`` bytes; none at the end."""
+        ...
+
+
+class FrameReader:
+    """The decompressed contents of ``file``, which must hold exactly one frame with a checksum.
+
+    ``manifest`` is what the file that lists the others is called, for errors.
+    """
+
+    manifest = "pack.toml"
+
+    def __init__(self, file: Readable) -> None:
         """Check the frame's header. Raises PackError when it is not one, or asks for too much memory."""
         header = file.read(_MAX_HEADER)
         if not header.startswith(_MAGIC):
-            raise PackError("not a pack: the file is not compressed with Zstandard")
+            raise PackError("not a pack or bundle: the file is not compressed with Zstandard")
         try:
             parameters = zstandard.get_frame_parameters(header)
         except zstandard.ZstdError as error:
@@ -61,7 +74,7 @@ class FrameReader:
                 break
             self._feed_more()
         if len(self._buffer) > limit:
-            raise PackError("the archive holds more than its pack.toml lists")
+            raise PackError(f"the archive holds more than its {self.manifest} lists")
         if self._decompressor.unused_data or self._file.read(1):
             raise PackError("the archive has something behind its end")
         return self.read(len(self._buffer))

@@ -32,6 +32,12 @@ class Meter:
         if self._progress is not None:
             self._progress(self.done, self.total)
 
+    def report(self, done: int, total: int) -> None:
+        """Report work that is counted elsewhere. Raises PackCancelledError when the caller asked to stop."""
+        self.check()
+        if self._progress is not None:
+            self._progress(done, total)
+
     def check(self) -> None:
         """Raise PackCancelledError when the caller asked to stop."""
         if self._cancelled is not None and self._cancelled():

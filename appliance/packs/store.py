@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -26,6 +27,9 @@ from appliance.packs.staging import Discard, Sink, Staging, checked, open_plain,
 
 # Left free for the stores and the journal when a pack is installed.
 RESERVE_BYTES = 256 << 20
+
+# Checks a source whole and hands its files to the sink.
+Reader = Callable[[Path, Sink, Meter], Manifest]
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _BLOCK = 4096
@@ -126,20 +130,30 @@ class PackStore:
         return manifest
 
     def install(
-        self, source: Path, progress: Progress | None = None, cancelled: Cancelled | None = None
+        self,
+        source: Path,
+        progress: Progress | None = None,
+        cancelled: Cancelled | None = None,
+        *,
+        reader: Reader | None = None,
+        accept: Callable[[Manifest], None] | None = None,
     ) -> Manifest:
         """Install an archive or an unpacked pack; a pack of the same name is replaced in one step.
 
         When this returns the pack is whole and on disk. When it raises (PackError and its kinds), or
         the process dies at any instant, the store holds what it held before. Installing the same
         source again is harmless.
+
+        Where the source comes from is not looked at: ``appliance.bundles.installation`` does that, and
+        passes the ``reader`` of a signed bundle. ``accept`` is called when the new pack is whole and on
+        disk, right before it takes the old one's place; it may raise to refuse it.
         """
         meter = Meter(progress, cancelled)
         try:
             self._create()
             with hold(self._lock, meter):
                 self._sweep()
-                return self._install(source, meter)
+                return self._install(source, meter, reader or read_pack, accept)
         except OSError as error:
             raise refusal(error, f"install {source.name}") from error
 
@@ -198,13 +212,17 @@ class PackStore:
             return InstalledPack(name=name, directory=directory, manifest=None, problem=problem)
         return InstalledPack(name=name, directory=directory, manifest=manifest, problem=None)
 
-    def _install(self, source: Path, meter: Meter) -> Manifest:
+    def _install(
+        self, source: Path, meter: Meter, reader: Reader, accept: Callable[[Manifest], None] | None
+    ) -> Manifest:
         staging = self.path / f".staging-{secrets.token_hex(8)}"
         try:
             sink = Staging(staging, self._admit)
-            manifest = read_pack(source, sink, meter)
+            manifest = reader(source, sink, meter)
             sink.sync()
             meter.check()
+            if accept is not None:
+                accept(manifest)
             replace(staging, self.path / manifest.name, self.path / f".old-{manifest.name}")
         except BaseException:
             remove(staging)
@@ -242,10 +260,14 @@ def read_pack(source: Path, sink: Sink, meter: Meter) -> Manifest:
 
 
 def check_pack(
-    source: Path, progress: Progress | None = None, cancelled: Cancelled | None = None
+    source: Path,
+    progress: Progress | None = None,
+    cancelled: Cancelled | None = None,
+    *,
+    reader: Reader | None = None,
 ) -> Manifest:
     """Check an archive or an unpacked pack without installing it. Raises PackError."""
     try:
-        return read_pack(source, Discard(lambda _: None), Meter(progress, cancelled))
+        return (reader or read_pack)(source, Discard(lambda _: None), Meter(progress, cancelled))
     except OSError as error:
         raise refusal(error, f"read {source.name}") from error

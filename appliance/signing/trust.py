@@ -102,13 +102,18 @@ class TrustStore:
 
     def check_list(self, path: Path) -> TrustList:
         """Check a trust list and its signature, and that it could be applied, without applying it."""
-        return self._checked_list(read_record(self._path), path)[0]
+        data, signature = read_list(path)
+        return self._checked_list(read_record(self._path), data, signature, path.name)
 
     def apply_list(self, path: Path) -> TrustList:
         """Revoke and trust what a signed list says. Durable when it returns; once more is harmless."""
+        return self.apply(*read_list(path), path.name)
+
+    def apply(self, data: bytes, signature: Signature, what: str) -> TrustList:
+        """Do what ``apply_list`` does with a list that was read; ``what`` names it in refusals."""
         with changing(self._path):
             record = read_record(self._path)
-            document, data, signature = self._checked_list(record, path)
+            document = self._checked_list(record, data, signature, what)
             revoked = {entry.key_id: entry for entry in (*document.revoked, *record.revoked)}
             lists = record.lists
             entry = AcceptedList(document=data.decode(), signature=signature.text())
@@ -136,37 +141,33 @@ class TrustStore:
             for known in self.known_keys()
         ]
 
-    def _checked_list(self, record: Record, path: Path) -> tuple[TrustList, bytes, Signature]:
-        signature = read_signature(path)
-        data = read_trust_list(path)
-        key = self._key(record, signature.key_id, path.name)
+    def _checked_list(self, record: Record, data: bytes, signature: Signature, what: str) -> TrustList:
+        key = self._key(record, signature.key_id, what)
         if not signature.vouches_for_comment(key) or not signature.vouches_for(
             key, hashlib.blake2b(data).digest()
         ):
             raise SigningError(
-                "damaged", f"{path.name} or its signature was changed after it was signed: get both again"
+                "damaged", f"{what} or its signature was changed after it was signed: get both again"
             )
         subject = parse_subject(signature.comment)
         if subject.kind != "revocation":
-            raise SigningError(
-                "wrong_name", f"{path.name} is signed as a {subject.kind}, not as a trust list"
-            )
+            raise SigningError("wrong_name", f"{what} is signed as a {subject.kind}, not as a trust list")
         document = parse_trust_list(data)
         if (document.name, document.sequence) != (subject.name, subject.sequence):
-            raise SigningError("wrong_name", f"{path.name} is not the trust list that its signature names")
+            raise SigningError("wrong_name", f"{what} is not the trust list that its signature names")
         if any(entry.key_id == key.id for entry in document.revoked):
             raise SigningError(
-                "revoked_key", f"{path.name} revokes the key that signed it: another trusted key must sign it"
+                "revoked_key", f"{what} revokes the key that signed it: another trusted key must sign it"
             )
         self._check_sequence(record, subject, key.id)
         known = self._known(record)
         for new in document.new_keys():
             there = known.get(new.id)
             if there is not None and there.key != new:
-                raise SigningError("damaged", f"{path.name} brings another key under the known id {new.id}")
+                raise SigningError("damaged", f"{what} brings another key under the known id {new.id}")
             if there is not None and there.revoked is not None:
-                raise SigningError("revoked_key", f"{path.name} brings key {new.id}, which was revoked")
-        return document, data, signature
+                raise SigningError("revoked_key", f"{what} brings key {new.id}, which was revoked")
+        return document
 
     def _check_sequence(self, record: Record, subject: Subject | Verified, key_id: str) -> None:
         revoked = {entry.key_id for entry in record.revoked}
@@ -237,6 +238,12 @@ class TrustStore:
                     )
                 known.setdefault(key.id, TrustedKey(key=key, source=str(path)))
         return known
+
+
+def read_list(path: Path) -> tuple[bytes, Signature]:
+    """Read a trust list and its signature, neither of them checked. Raises SigningError."""
+    signature = read_signature(path)
+    return read_trust_list(path), signature
 
 
 def _key_files(folder: Path) -> list[Path]:

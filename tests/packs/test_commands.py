@@ -32,7 +32,7 @@ def run_json(*arguments: str | Path) -> Any:
 def test_a_pack_travels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "No packs are installed" in run("list").output
     source = write_pack(tmp_path / "source", contents(1))
-    assert run_json("install", source) == {"name": "sample", "version": "1"}
+    assert run_json("install", source) == {"name": "sample", "version": "1", "signed_by": None}
     assert [pack["name"] for pack in run_json("list")] == ["sample"]
     assert "sample" in run("list").output
     shown = run("show", "sample")
@@ -45,15 +45,15 @@ def test_a_pack_travels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert run_json("remove", "sample") == {"removed": "sample"}
     assert run_json("list") == []
     monkeypatch.chdir(tmp_path)
-    result = run("install", "sample.tar.zst")
-    assert (result.exit_code, "Installed sample 1." in result.output) == (0, True)
-    assert run_json("verify") == [{"pack": "sample", "problem": None}]
+    result = run("install", "--allow-unsigned", "sample.tar.zst")
+    assert (result.exit_code, "Installed sample 1, without a signature." in result.output) == (0, True)
+    assert run_json("verify") == [{"pack": "sample", "problem": None, "signed_by": None}]
 
 
 def test_what_is_wrong_is_said_and_the_status_is_1(tmp_path: Path, data_dir: Path) -> None:
     bad = tmp_path / "bad.tar.zst"
     bad.write_bytes(b"no")
-    result = run("install", bad)
+    result = run("install", "--allow-unsigned", bad)
     assert (result.exit_code, result.stdout) == (1, "")
     assert "not compressed with Zstandard" in result.stderr
     for words in (["remove", "absent"], ["show", "absent"], ["archive", "absent", "-o", str(bad)]):

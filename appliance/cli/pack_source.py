@@ -1,0 +1,69 @@
+"""Files that root brings, where the service can read them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from appliance.config import Settings
+from appliance.control.errors import ControlError
+from appliance.signing.signatures import signature_path
+
+# What the service's unit leaves visible; home directories and /tmp it does not see.
+_VISIBLE = ("/media", "/mnt", "/opt", "/srv")
+
+
+@contextmanager
+def reachable(settings: Settings, source: str) -> Iterator[str]:
+    """Give a path under which the service's user finds the file ``source`` and its signature.
+
+    The service runs as its own user in a sandbox: what root names in a home directory is copied into its
+    spool meanwhile. URLs, directories and everything that is no matter for root pass through. Raises
+    ControlError when there is no room for the copy.
+    """
+    path = Path(source)
+    if "://" in source or os.geteuid() != 0 or not settings.data_dir.is_dir() or not path.is_file():
+        yield source
+        return
+    owner = settings.data_dir.stat()
+    if owner.st_uid == 0 or (str(path.resolve()).startswith(_VISIBLE) and _readable(path, owner)):
+        yield source
+        return
+    if not settings.spool_dir.is_dir():
+        settings.spool_dir.mkdir(mode=0o700)
+        os.chown(settings.spool_dir, owner.st_uid, owner.st_gid)
+    with tempfile.TemporaryDirectory(prefix="import-", dir=settings.spool_dir) as folder:
+        target = Path(folder) / path.name
+        try:
+            for one in (path, signature_path(path)):
+                if one.is_file():
+                    shutil.copyfile(one, Path(folder) / one.name)
+                    os.chown(Path(folder) / one.name, owner.st_uid, owner.st_gid)
+        except OSError as error:
+            raise ControlError(
+                f"cannot copy {path} to where the service can read it: {error.strerror}"
+            ) from error
+        # Last: until here nobody but root could reach into the folder.
+        os.chown(folder, owner.st_uid, owner.st_gid)
+        yield str(target)
+
+
+def _readable(path: Path, owner: os.stat_result) -> bool:
+    """Tell whether the service's user may read a file and its signature."""
+    group, user = os.getegid(), os.geteuid()
+    os.setegid(owner.st_gid)
+    os.seteuid(owner.st_uid)
+    try:
+        beside = signature_path(path)
+        return os.access(path, os.R_OK, effective_ids=True) and (
+            not beside.exists() or os.access(beside, os.R_OK, effective_ids=True)
+        )
+    except OSError:
+        return False
+    finally:
+        os.seteuid(user)
+        os.setegid(group)
