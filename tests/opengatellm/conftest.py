@@ -28,9 +28,7 @@ def master(gate: Service) -> Client:
 @pytest.fixture(scope="session")
 def administrator(master: Client) -> Client:
     """Return an ordinary user with every permission."""
-    return user_of(
-        master, permissions=["admin", "create_public_collection", "read_metric", "provide_models"]
-    )
+    return user_of(master, permissions=["admin", "create_public_collection", "read_metric", "provide_models"])
 
 
 @pytest.fixture(params=["master", "administrator"])

@@ -98,7 +98,9 @@ def refusal(answer: httpx.Response, status: int) -> Any:
 def wrong_fields(answer: httpx.Response) -> list[tuple[list[Any], str]]:
     """Return place and text of each item of a 422."""
     items = refusal(answer, 422)
-    assert all({"type", "loc", "msg"} <= set(item) <= {"type", "loc", "msg", "input", "ctx"} for item in items)
+    assert all(
+        {"type", "loc", "msg"} <= set(item) <= {"type", "loc", "msg", "input", "ctx"} for item in items
+    )
     return [(item["loc"], item["msg"]) for item in items]
 
 

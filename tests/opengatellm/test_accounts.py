@@ -51,7 +51,7 @@ def test_names_are_trimmed_unique_and_not_empty(admin: Client, path: str, what: 
 def test_what_is_not_there_is_404(admin: Client, path: str, text: str) -> None:
     methods = ("GET", "DELETE") if path == "tokens" else ("GET", "PATCH", "DELETE")
     for method in methods:
-        body = {"json": {}} if method == "PATCH" else {}
+        body: dict[str, Any] = {"json": {}} if method == "PATCH" else {}
         assert refusal(admin.call(method, f"/admin/{path}/999999", **body), 404) == text
     (wrong,) = refusal(admin.get(f"/admin/{path}/first"), 422)
     assert wrong["loc"] == ["path", path.removesuffix("s")]
@@ -79,9 +79,7 @@ def test_a_role_keeps_permissions_and_limits_until_they_are_given(admin: Client)
     admin.change(f"/admin/roles/{role}", name=unique("renamed"), permissions=None)
 
     shown = admin.read(f"/admin/roles/{role}")
-    assert set(shown) == {
-        *("object", "id", "name", "permissions", "limits", "users", "created", "updated")
-    }
+    assert set(shown) == {*("object", "id", "name", "permissions", "limits", "users", "created", "updated")}
     assert sorted(shown["permissions"]) == ["admin", "read_metric"]
     assert sorted(shown["limits"], key=str) == sorted(given, key=str)
     admin.change(f"/admin/roles/{role}", permissions=[], limits=[])

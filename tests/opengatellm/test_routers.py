@@ -57,7 +57,9 @@ def test_a_router_is_answered_as_made_and_listed_with_its_providers(
 ) -> None:
     for admin in (master, administrator):
         name = unique("shown")
-        made = admin.make("/admin/routers", name=f" {name} ", type="text-generation", cost_prompt_tokens="0.5")
+        made = admin.make(
+            "/admin/routers", name=f" {name} ", type="text-generation", cost_prompt_tokens="0.5"
+        )
         assert made == {
             "id": made["id"],
             "name": name,
@@ -170,7 +172,11 @@ def test_a_provider_is_answered_listed_and_changed(admin: Client, upstream: Fake
         "updated": None,
     }
     admin.change(
-        f"/admin/providers/{made['id']}", timeout=10, model_hosting_zone="FRA", qos_metric="inflight", qos_limit=4
+        f"/admin/providers/{made['id']}",
+        timeout=10,
+        model_hosting_zone="FRA",
+        qos_metric="inflight",
+        qos_limit=4,
     )
     shown = admin.read(f"/admin/providers/{made['id']}")
     assert (shown["object"], shown["timeout"], shown["model_hosting_zone"]) == ("provider", 10, "FRA")
@@ -201,7 +207,8 @@ def test_wrong_providers_are_refused(admin: Client, upstream: FakeUpstream) -> N
     provider(admin, number, upstream)
     url = f"{upstream.base_url}/"
     assert (
-        refusal(made_with(), 409) == f"Model provider {MODEL} for url {url} already exists for router {number}."
+        refusal(made_with(), 409)
+        == f"Model provider {MODEL} for url {url} already exists for router {number}."
     )
     (_, text), *_ = wrong_fields(made_with(url=None))
     assert text == "Value error, URL is required for this model provider type."
@@ -240,9 +247,7 @@ def test_wrong_moves_of_a_provider_are_refused(admin: Client, upstream: FakeUpst
         return admin.patch(f"/admin/providers/{made}", fields)
 
     assert refusal(moved(router=999_999), 404) == "Model router not found."
-    assert (
-        refusal(moved(router=images), 400) == "New router type is not compatible with the provider type."
-    )
+    assert refusal(moved(router=images), 400) == "New router type is not compatible with the provider type."
     assert refusal(moved(router=twin), 409) == "provider already exists for the new router."
     (_, text), *_ = wrong_fields(moved(qos_metric="latency"))
     assert text == "Value error, QoS value is required if QoS metric is provided."
@@ -251,5 +256,5 @@ def test_wrong_moves_of_a_provider_are_refused(admin: Client, upstream: FakeUpst
         ("PATCH", "Model provider not found."),
         ("DELETE", "Model provider 999999 not found."),
     ):
-        body = {"json": {}} if method == "PATCH" else {}
+        body: dict[str, Any] = {"json": {}} if method == "PATCH" else {}
         assert refusal(admin.call(method, "/admin/providers/999999", **body), 404) == words

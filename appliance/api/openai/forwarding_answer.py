@@ -70,10 +70,11 @@ def own_id(answer: Fields) -> msgspec.Raw:
 
 
 def shown_usage(meter: Meter, said: Counts) -> msgspec.Raw:
-    """Return the usage as the mount has it, with the upstream's details of the counts."""
+    """Return the usage as the mount has it, with the upstream's details of the counts where it shows any."""
     usage = meter.usage()
-    usage.prompt_tokens_details = said.prompt_details
-    usage.completion_tokens_details = said.completion_details
+    if usage.prompt_tokens_details is not msgspec.UNSET:
+        usage.prompt_tokens_details = said.prompt_details
+        usage.completion_tokens_details = said.completion_details
     return raw(usage)
 
 

@@ -1,0 +1,117 @@
+"""What holds for every route: keys, errors, bodies, and the order of checks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.opengatellm.gate import HTTP, ROOT, Client, limits, refusal, unique, user_of, wrong_fields
+
+KEYED = [
+    ("GET", "/models"),
+    ("GET", "/me/info"),
+    ("GET", "/admin/users"),
+    ("POST", "/admin/providers"),
+    ("POST", "/chat/completions"),
+    ("POST", "/search"),
+]
+
+
+def send(client: Client, method: str, path: str, **headers: str | bytes) -> httpx.Response:
+    """Send a request with these headers alone."""
+    sent = {name: value if isinstance(value, bytes) else value.encode() for name, value in headers.items()}
+    return HTTP.request(
+        method,
+        f"{client.service.base_url}{ROOT}{path}",
+        headers=[(name.encode(), value) for name, value in sent.items()],
+    )
+
+
+@pytest.mark.parametrize(("method", "path"), KEYED)
+def test_without_a_bearer_it_is_401(master: Client, method: str, path: str) -> None:
+    for headers in ({}, {"Authorization": "Basic bWFzdGVyOmtleQ=="}):
+        answer = send(master, method, f"/v1{path}", **headers)
+        assert refusal(answer, 401) == "Not authenticated"
+        assert answer.headers["WWW-Authenticate"] == "Bearer"
+
+
+@pytest.mark.parametrize(("method", "path"), KEYED)
+@pytest.mark.parametrize("key", ["sk-unknown", "no key at all", "x" * 5000, "sk-é"], ids=ascii)
+def test_a_bad_key_is_403(master: Client, method: str, path: str, key: str) -> None:
+    answer = send(master, method, f"/v1{path}", Authorization=f"Bearer {key}")
+
+    assert refusal(answer, 403) == "Invalid API key."
+
+
+def test_the_scheme_is_spelled_bearer(master: Client) -> None:
+    answer = send(master, "GET", "/v1/me/info", Authorization=f"bearer {master.key}")
+
+    assert refusal(answer, 403) == "Invalid authentication scheme."
+
+
+def test_unknown_paths_methods_and_slashes(master: Client) -> None:
+    assert master.get("/nowhere").text == '{"detail":"Not Found"}'
+    assert master.get("/nowhere").status_code == 404
+    assert refusal(master.delete("/models"), 405) == "Method Not Allowed"
+    answer = master.get("/models/", follow=1)
+    assert answer.status_code == 307
+    assert httpx.URL(answer.headers["Location"]).path == f"{ROOT}/v1/models"
+
+
+def test_a_body_that_is_no_json_is_422(master: Client) -> None:
+    url = f"{master.service.base_url}{ROOT}/v1/chat/completions"
+    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {master.key}"}
+
+    ((place, _),) = wrong_fields(HTTP.post(url, content=b'{"model": ', headers=headers))
+    assert place[0] == "body"
+    # Nothing of a stranger's body is read.
+    del headers["Authorization"]
+    assert refusal(HTTP.post(url, content=b'{"model": ', headers=headers), 401) == "Not authenticated"
+
+
+def test_a_key_is_looked_at_before_fields_and_rights_before_fields(master: Client, nobody: Client) -> None:
+    assert send(master, "POST", "/v1/admin/roles").status_code == 401
+    assert Client(master.service, "sk-bad").post("/admin/roles", {"name": 5}).status_code == 403
+    assert refusal(nobody.post("/admin/roles", {"name": 5}), 403) == "Insufficient rights."
+
+
+def test_a_model_that_is_not_ones_own_is_answered_like_none(master: Client) -> None:
+    hidden = unique("hidden")
+    router = master.make("/admin/routers", name=unique("seen"), type="text-generation")["id"]
+    master.make("/admin/routers", name=hidden, type="text-generation")
+    user = user_of(master, role_limits=limits(router))
+
+    for name in (hidden, "none"):
+        for temperature in (1, "warm"):
+            body: dict[str, Any] = {"model": name, "messages": [], "temperature": temperature}
+            assert user.post("/chat/completions", body).text == '{"detail":"Model not found."}'
+
+
+def test_unknown_fields_and_parameters_do_not_matter(admin: Client) -> None:
+    made = admin.make("/admin/organizations", name=unique("lax"), colour="red", nested={"a": [1]})
+
+    assert admin.get(f"/admin/organizations/{made['id']}", colour="red").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        (None, "string_type"),
+        (5, "string_type"),
+        ([], "string_type"),
+        ({}, "string_type"),
+        ("", "string_too_short"),
+    ],
+)
+def test_items_of_a_422_say_what_came(admin: Client, value: Any, kind: str) -> None:
+    (wrong,) = refusal(admin.post("/admin/organizations", {"name": value}), 422)
+
+    assert (wrong["type"], wrong["loc"], wrong["input"]) == (kind, ["body", "name"], value)
+
+
+def test_what_needs_a_vector_store_says_so(nobody: Client) -> None:
+    for method, path in (("GET", "/collections"), ("GET", "/documents"), ("POST", "/search")):
+        text = refusal(nobody.call(method, path), 403)
+        assert text == "Feature not enabled, please contact an administrator."
