@@ -1,6 +1,9 @@
 """The schema of ``appliance.db``: an append-only tuple of steps; the version is its length.
 
-Never edit a step that was released; append one.
+Never edit a step that was released; append one. The release before must be able to open and write what a
+step leaves (an upgrade that fails goes back and keeps what was written since): a step that only adds is
+marked ``@open_to(VERSION)`` with the schema of that release. A change that takes something away takes two
+releases: the first stops using it, the next one removes it.
 """
 
 from __future__ import annotations
@@ -13,14 +16,47 @@ from appliance.storage.errors import StorageError
 
 Migration = Callable[[sqlite_utils.Database], None]
 
+_MARK = "oldest_reader"
+
+
+def open_to(version: int) -> Callable[[Migration], Migration]:
+    """Mark a step: programs that know schema ``version`` may open and write what it leaves."""
+
+    def mark(step: Migration) -> Migration:
+        setattr(step, _MARK, version)
+        return step
+
+    return mark
+
+
+def oldest_reader(migrations: Sequence[Migration]) -> int:
+    """Return the oldest schema whose programs may open a store that has gone through all of ``migrations``.
+
+    A step without a mark can be opened by no program older than itself.
+    """
+    return max(
+        (int(getattr(step, _MARK, number)) for number, step in enumerate(migrations, start=1)), default=0
+    )
+
+
+def versions(database: sqlite_utils.Database) -> tuple[int, int]:
+    """Return a store's schema, and the oldest schema whose programs may open it."""
+    version = int(database.execute("PRAGMA user_version").fetchone()[0])
+    if not _says_readers(database):
+        return version, version
+    return version, int(database.execute("SELECT oldest FROM schema_readers").fetchone()[0])
+
 
 def migrate(database: sqlite_utils.Database, migrations: Sequence[Migration]) -> None:
     """Apply the missing steps, each with its version number in one transaction.
 
-    Raises StorageError when the store was written by a newer program.
+    A store of a newer program is left as it is when it says that this one may open it. Raises StorageError
+    when it does not.
     """
-    version = int(database.execute("PRAGMA user_version").fetchone()[0])
+    version, oldest = versions(database)
     if version > len(migrations):
+        if oldest <= len(migrations):
+            return
         raise StorageError(
             f"the store has schema {version}, this program knows up to {len(migrations)}: "
             "it was written by a newer release; use that release, or restore a backup"
@@ -29,12 +65,28 @@ def migrate(database: sqlite_utils.Database, migrations: Sequence[Migration]) ->
         database.execute("BEGIN IMMEDIATE")
         try:
             step(database)
+            _note_readers(database, number, oldest_reader(migrations[:number]))
             database.execute(f"PRAGMA user_version = {number}")
             database.execute("COMMIT")
         except BaseException:
             if database.conn.in_transaction:
                 database.execute("ROLLBACK")
             raise
+
+
+def _note_readers(database: sqlite_utils.Database, version: int, oldest: int) -> None:
+    """Write into the store who may open it, where that is more than programs of its own schema."""
+    if oldest == version and not _says_readers(database):
+        return
+    database.execute(
+        "CREATE TABLE IF NOT EXISTS schema_readers (one INTEGER PRIMARY KEY CHECK (one = 1), oldest INTEGER) STRICT"
+    )
+    database.execute("INSERT OR REPLACE INTO schema_readers VALUES (1, ?)", [oldest])
+
+
+def _says_readers(database: sqlite_utils.Database) -> bool:
+    found = database.execute("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'schema_readers'")
+    return found.fetchone() is not None
 
 
 def _accounts(database: sqlite_utils.Database) -> None:
