@@ -28,6 +28,7 @@ from appliance.audit.keeper import AuditKeeper
 from appliance.control.commands import Commands
 from appliance.control.server import ControlServer
 from appliance.control.stores import Stores
+from appliance.control.vitals import Vitals
 from appliance.engines.cores import Cores
 from appliance.errors import ApplianceError
 from appliance.gateway.catalog import Catalog
@@ -35,16 +36,19 @@ from appliance.gateway.gateway import Gateway
 from appliance.gateway.routing.health import HealthWatch
 from appliance.jobs.handlers import job_handlers
 from appliance.jobs.runner import JobRunner
+from appliance.service.presence import Presence
 from appliance.storage.spool import Spool
 
 # With the default of 5 ms, a thread that holds the GIL delays a 1 ms engine step several times over.
 SWITCH_INTERVAL_SECONDS = 0.0005
 
 
-def build_app(stores: Stores, connections: Connections | None = None) -> ASGIApp:
+def build_app(
+    stores: Stores, connections: Connections | None = None, presence: Presence | None = None
+) -> ASGIApp:
     """Return the ASGI application over open stores; its lifespan starts and stops everything else.
 
-    ``connections`` are the server's, for the metrics.
+    ``connections`` are the server's, for the metrics; ``presence`` tells a service manager how it goes.
     """
     settings = stores.settings
     metrics = Metrics()
@@ -91,6 +95,10 @@ def build_app(stores: Stores, connections: Connections | None = None) -> ASGIApp
             jobs.start()
             started.push_async_callback(control.close)
             await control.start()
+            if presence is not None:
+                vitals = Vitals(stores.database, catalog)
+                started.push_async_callback(presence.close)
+                presence.start(vitals.models, vitals.alive)
             yield
 
     app = Litestar.from_config(
@@ -108,6 +116,7 @@ def build_app(stores: Stores, connections: Connections | None = None) -> ASGIApp
                     "settings": settings,
                     "database": stores.database,
                     "keyring": stores.keyring,
+                    "setup": stores.setup,
                     "logins": Logins(stores.database, stores.keyring, stores.audit, settings.session_seconds),
                     "audit": stores.audit,
                     "sealer": Sealer(stores.secret),

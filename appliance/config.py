@@ -17,16 +17,19 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from appliance.errors import ApplianceError
+from appliance.frozen import is_frozen
 
 DEFAULT_CONFIG_FILE = Path("/etc/appliance/appliance.toml")
 ENVIRONMENT_PREFIX = "APPLIANCE_"
+# Where systemd puts LoadCredential=appliance.secret: in the folder CREDENTIALS_DIRECTORY.
+SECRET_CREDENTIAL = "appliance.secret"  # noqa: S105 - its name
 # Read by other parts of the program, not settings of the service.
 OTHER_VARIABLES = frozenset({"CONFIG", "SOURCES_DIR", "EXPORT_PYTHON"})
 
 # Settings that are lists: of networks, and of tags of routes.
 NETWORKS = ("provider_networks", "egress_networks")
 TAG_LISTS = ("disabled_routers", "hidden_routers")
-LISTS = (*NETWORKS, *TAG_LISTS)
+LISTS = (*NETWORKS, *TAG_LISTS, "tls_names")
 # What routes are called together in the OpenAPI document.
 TAGS = (
     *("Admin", "Audio", "Auth", "Chat", "Chunks", "Collections", "Completions", "Documents", "Embeddings"),
@@ -39,12 +42,12 @@ CountOrAuto = Annotated[int, msgspec.Meta(ge=0)]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 
 
-class ConfigError(ApplianceError):
-    """A setting that is unknown or has a value it cannot have."""
-
 # Backups hold a copy of it.
 _loaded_file: Path | None = None
 
+
+class ConfigError(ApplianceError):
+    """A setting that is unknown or has a value it cannot have."""
 
 
 def default_data_dir() -> Path:
@@ -55,6 +58,11 @@ def default_data_dir() -> Path:
     return Path("/var/lib/appliance")
 
 
+def default_first_boot() -> Literal["key", "code"]:
+    """Return how a box gets its first administrator: a release by a set-up code, a clone by a printed key."""
+    return "code" if is_frozen() else "key"
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Every setting with its default. Sizes are bytes, times seconds. docs/configuration.md explains each."""
 
@@ -62,6 +70,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     port: Port = 8080
     data_dir: Path = msgspec.field(default_factory=default_data_dir)
     bootstrap_key_file: Path | None = None
+    # Without such a file: print the first administrator's key, or a code that makes one (POST /setup).
+    first_boot: Literal["key", "code"] = msgspec.field(default_factory=default_first_boot)
+    # Kept outside the data directory; default: the systemd credential appliance.secret, where there is one.
+    secret_file: Path | None = None
+
+    # HTTPS under the box's own authority, or with the operator's certificate (PEM, whole chain) and key.
+    tls: Literal["off", "auto", "files"] = "off"
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    # What else the box is called, beside its host name and addresses (names, *.names, addresses).
+    tls_names: tuple[str, ...] = ()
+    # Serve HTTP in the clear beyond loopback too, where others can read keys and prompts.
+    allow_plain_http: bool = False
+
     # Public keys (*.pub) that root trusts beside those built into the release.
     trust_dir: Path = Path("/etc/appliance/trust.d")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -101,6 +123,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     # Where the box stands, for the carbon of its own models (ISO 3166-1 alpha-3, or WOR for the world).
     hosting_zone: Annotated[str, msgspec.Meta(pattern="^[A-Z]{3}$")] = "WOR"
 
+    # Where backups are made, how many days and weeks keep one, and the public key (age1…) they are encrypted to.
+    backup_dir: Path | None = None
+    backup_recipient: Annotated[str, msgspec.Meta(pattern=r"^(age1[0-9a-z]{58})?\Z")] = ""
+    backup_keep_daily: CountOrAuto = 7
+    backup_keep_weekly: CountOrAuto = 4
+
     # Tags of the routes that are not served, and of those that the OpenAPI document leaves out.
     disabled_routers: tuple[str, ...] = ()
     hidden_routers: tuple[str, ...] = ()
@@ -123,13 +151,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
                 try:
                     ipaddress.ip_network(network)
                 except ValueError as error:
-    # Where backups are made, how many days and weeks keep one, and the public key (age1…) they are encrypted to.
-    backup_dir: Path | None = None
-    backup_recipient: Annotated[str, msgspec.Meta(pattern=r"^(age1[0-9a-z]{58})?\Z")] = ""
-    backup_keep_daily: CountOrAuto = 7
-    backup_keep_weekly: CountOrAuto = 4
-
                     raise ValueError(f"{name}: {error}") from None
+        if self.tls == "files" and (self.tls_certificate is None or self.tls_key is None):
+            raise ValueError('tls = "files" needs tls_certificate and tls_key')
         for name in ("speech_deadline", "request_read_timeout", "routing_retry_countdown"):
             if not math.isfinite(getattr(self, name)):
                 raise ValueError(f"{name} must be finite")
@@ -152,7 +176,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     @property
     def secret_path(self) -> Path:
         """The box's secret, from which the key pepper derives."""
-        return self.data_dir / "secret.key"
+        return self.secret_file or self.data_dir / "secret.key"
+
+    @property
+    def tls_dir(self) -> Path:
+        """What the box made for HTTPS (``tls = "auto"``)."""
+        return self.data_dir / "tls"
+
+    @property
+    def authority_path(self) -> Path:
+        """The box's own authority, key and certificate."""
+        return self.tls_dir / "authority.pem"
 
     @property
     def trust_path(self) -> Path:
@@ -163,6 +197,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def tuning_path(self) -> Path:
         """What the self-benchmark of chat models found on this machine."""
         return self.data_dir / "tuning.json"
+
+    @property
+    def backups_path(self) -> Path:
+        """The folder of the backups."""
+        return self.data_dir / (self.backup_dir or "backups")
+
+    @property
+    def drill_path(self) -> Path:
+        """When a backup was last tried, and how that went."""
+        return self.data_dir / "drill.json"
 
     @property
     def lock_path(self) -> Path:
@@ -197,22 +241,20 @@ def load_settings(
     global _loaded_file
     _loaded_file = path
     values.update(_from_environment(environment))
+    credential = Path(environment.get("CREDENTIALS_DIRECTORY", "")) / SECRET_CREDENTIAL
+    if credential.is_absolute() and credential.is_file():
+        values.setdefault("secret_file", credential)
     values.update({name: value for name, value in (flags or {}).items() if value is not None})
     try:
         settings = msgspec.convert(values, Settings, strict=False, dec_hook=_path)
     except (msgspec.ValidationError, TypeError) as error:
         raise ConfigError(f"settings are not valid: {error}") from error
-    @property
-    def backups_path(self) -> Path:
-        """The folder of the backups."""
-        return self.data_dir / (self.backup_dir or "backups")
-
-    @property
-    def drill_path(self) -> Path:
-        """When a backup was last tried, and how that went."""
-        return self.data_dir / "drill.json"
-
     return msgspec.structs.replace(settings, data_dir=settings.data_dir.expanduser().absolute())
+
+
+def loaded_file() -> Path | None:
+    """Return the file that the settings of this process were read from last, None without one."""
+    return _loaded_file
 
 
 def _path(kind: type, value: Any) -> Any:
@@ -246,8 +288,3 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
         # Lists are written with commas in the environment.
         values[name] = [item.strip() for item in text.split(",")] if name in LISTS else text
     return values
-def loaded_file() -> Path | None:
-    """Return the file that the settings of this process were read from last, None without one."""
-    return _loaded_file
-
-

@@ -43,10 +43,9 @@ def bootstrap(
         if administrators(db):
             raise AccountError("an administrator exists already")
         now = now_ms()
-        role = db.execute("SELECT id FROM roles WHERE name = ?", [ADMINISTRATOR]).fetchone()
         cursor = db.execute(
             "INSERT INTO users (email, name, role_id, created_at, updated_at) VALUES (?, ?, ?, ?, ?)",
-            [FIRST_EMAIL, ADMINISTRATOR, role[0] if role else administrator_role(db, now), now, now],
+            [FIRST_EMAIL, ADMINISTRATOR, administrator_role_of(db), now, now],
         )
         keyring.insert(db, cursor.lastrowid or 0, "bootstrap", key, kind="bootstrap")
         if audit is not None:
@@ -54,6 +53,12 @@ def bootstrap(
 
     database.write_sync(create)
     return key if key_file is None else None
+
+
+def administrator_role_of(db: sqlite_utils.Database) -> int:
+    """Return the id of the role that may do everything, made inside a write task when it is not there."""
+    role = db.execute("SELECT id FROM roles WHERE name = ?", [ADMINISTRATOR]).fetchone()
+    return int(role[0]) if role else administrator_role(db, now_ms())
 
 
 def read_key_file(path: Path) -> str:

@@ -27,6 +27,7 @@ from appliance.api.openai.rerank import RerankRequest
 from appliance.api.openai.rerank_families import RootRerankRequest
 from appliance.api.openai.tokenization import DetokenizeRequest, TokenizeRequest
 from appliance.api.openai.usage_report import UsageReportRequest
+from appliance.api.setup import Setup
 
 BODIES: dict[str, type] = {
     "createChatCompletion": SearchChatRequest,
@@ -42,6 +43,7 @@ BODIES: dict[str, type] = {
     "createUsageReport": UsageReportRequest,
     "ocr": OcrRequest,
     "login": Login,
+    "setup": Setup,
     "updateInfo": OwnChanges,
     "createKey": NewOwnKey,
     "createOrganization": NewOrganization,

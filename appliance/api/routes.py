@@ -20,7 +20,6 @@ from appliance.api.admin.organizations import (
     list_organizations,
     update_organization,
 )
-from appliance.api.admin.roles import create_role, delete_role, get_role, list_roles, update_role
 from appliance.api.admin.providers import (
     create_provider,
     delete_provider,
@@ -28,6 +27,7 @@ from appliance.api.admin.providers import (
     list_providers,
     update_provider,
 )
+from appliance.api.admin.roles import create_role, delete_role, get_role, list_roles, update_role
 from appliance.api.admin.routers import (
     create_router,
     delete_router,
@@ -66,6 +66,7 @@ from appliance.api.openai.rerank import rerank
 from appliance.api.openai.rerank_families import cohere_rerank, rerank_texts
 from appliance.api.openai.tokenization import detokenize, tokenize, tokenizer_info
 from appliance.api.openai.usage_report import usage_report
+from appliance.api.setup import setup
 from appliance.config import Settings
 
 # Open to all; everything else needs a key (authentication.authorize).
@@ -74,6 +75,7 @@ PUBLIC: list[ControllerRouterHandler] = [
     healthcheck,
     ready,
     version,
+    setup,
     openapi_document,
     documentation,
     documentation_start,

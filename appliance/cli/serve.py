@@ -8,6 +8,7 @@ import resource
 import signal
 import socket
 import sys
+from contextlib import ExitStack, closing
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
@@ -16,24 +17,29 @@ import click
 
 from appliance.cli import settings_of
 from appliance.cli.privacy import hide_memory
+from appliance.cli.welcome import Welcome, url_of
 from appliance.config import Settings
-from appliance.control.errors import ControlError
+from appliance.service.handover import Handover, take_over
+from appliance.service.listeners import listeners_of
+from appliance.service.notify import Notifier
+from appliance.service.presence import Presence
+from appliance.service.probe import require_answer
 
 if TYPE_CHECKING:
     import uvicorn
 
+    from appliance.api.connection import ConnectionLimits
+    from appliance.tls.server import ServerTls
+
 log = logging.getLogger(__name__)
 
 LOG_FORMAT = "%(levelname)s %(name)s: %(message)s"
-BACKLOG = 1024
-EXAMPLE_BODY = (
-    '{"model": "smollm2-135m-instruct", "max_tokens": 100, "messages": '
-    '[{"role": "user", "content": "Why is the sky blue?"}]}'
-)
 KEEP_ALIVE_SECONDS = 65
 DRAIN_SECONDS = 10
 # Files that are open beside the connections: packs, stores, uploads, pipes to workers.
 OTHER_FILES = 512
+# Opening a store may mean migrating it, in one transaction.
+LONGEST_OPENING_SECONDS = 3600.0
 
 
 @click.command("serve")
@@ -43,7 +49,9 @@ OTHER_FILES = 512
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]))
 @click.pass_context
 def command(ctx: click.Context, /, **flags: object) -> None:
-    """Start the service; the first start makes the first administrator and prints its key."""
+    """Start the service; the first start shows the first administrator's key, or a code that makes one."""
+    # First: no other program that is started from here may find what was handed over.
+    handover = take_over()
     settings = settings_of(ctx, **flags)
     logging.basicConfig(level=settings.log_level.upper(), format=LOG_FORMAT, stream=sys.stderr)
     # The client library logs every call at info level.
@@ -56,9 +64,7 @@ def command(ctx: click.Context, /, **flags: object) -> None:
         signal.signal(number, stop)
     # Twice: running and idle connections are counted apart.
     allow_open_files(2 * settings.max_connections + OTHER_FILES)
-    listener = listen(settings)
-    with listener:
-        run(settings, listener)
+    run(settings, handover)
 
 
 def is_no_cancellation(record: logging.LogRecord) -> bool:
@@ -84,35 +90,40 @@ def allow_open_files(count: int) -> None:
         log.warning("only %d files may be open; max_connections may need %d", allowed, count)
 
 
-def listen(settings: Settings) -> socket.socket:
-    """Take the port before anything is opened. Raises ControlError when it is not free."""
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((settings.host, settings.port))
-        listener.listen(BACKLOG)
-    except OSError as error:
-        listener.close()
-        raise ControlError(
-            f"cannot listen on {settings.host}:{settings.port}: {error.strerror}. "
-            "Is the service running already? Another port: --port or APPLIANCE_PORT."
-        ) from error
-    return listener
-
-
-def run(settings: Settings, listener: socket.socket) -> None:
-    """Open the stores and serve until a signal says stop."""
+def run(settings: Settings, handover: Handover) -> None:
+    """Open the port, then the stores, and serve until a signal says stop. Raises ServiceError, and theirs."""
     import uvicorn
 
     from appliance.api.connection import ConnectionLimits, limited_connection
     from appliance.app import build_app
     from appliance.control.stores import open_stores
+    from appliance.tls.server import ServerTls
 
-    with open_stores(settings, first_boot=True) as stores:
+    notifier = Notifier(handover.notify_address)
+    with ExitStack() as opened:
+        # The port comes first: when it is not free, nothing is made.
+        listeners = listeners_of(settings, handover.listeners)
+        for listener in listeners:
+            opened.enter_context(closing(listener))
+        with notifier.extending("opening the store", LONGEST_OPENING_SECONDS):
+            stores = opened.enter_context(open_stores(settings, first_boot=True))
+            tls = ServerTls(settings) if settings.tls != "off" else None
+        by_code = settings.first_boot == "code"
+        welcome = Welcome(
+            url=url_of(settings, listeners),
+            fingerprint=None if tls is None else tls.fingerprint,
+            first_key=stores.first_key,
+            setup_code=stores.setup.new_code() if by_code and stores.setup.needed() else None,
+            with_example=not by_code,
+        )
+
+        async def answers() -> None:
+            for listener in listeners:
+                await require_answer(listener, secure=tls is not None)
+
         connections = ConnectionLimits(settings.max_connections)
         config = uvicorn.Config(
-            build_app(stores, connections),
+            build_app(stores, connections, Presence(notifier, answers, handover.watchdog_seconds)),
             loop="uvloop",
             http=limited_connection(connections),
             ws="none",
@@ -124,41 +135,54 @@ def run(settings: Settings, listener: socket.socket) -> None:
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=DRAIN_SECONDS,
         )
-        server = announcing_server(config, welcome(settings, stores.first_key))
+        server = announcing_server(config, welcome.text(), notifier, connections, tls)
         with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-            runner.run(server.serve(sockets=[listener]))
+            runner.run(server.serve(sockets=listeners))
 
 
-def announcing_server(config: uvicorn.Config, text: str) -> uvicorn.Server:
-    """Return a server that prints ``text`` once it answers requests."""
+def announcing_server(
+    config: uvicorn.Config, text: str, notifier: Notifier, limits: ConnectionLimits, tls: ServerTls | None
+) -> uvicorn.Server:
+    """Return a server that prints ``text`` once it answers requests, and says when it begins to end."""
     import uvicorn
 
+    from appliance.api.connection import Connection
+    from appliance.api.secure_connection import SecureListener
+
     class AnnouncingServer(uvicorn.Server):
+        keeping: asyncio.Task[None] | None = None
+        secure: list[SecureListener] = []  # noqa: RUF012 - replaced, not changed
+
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            await super().startup(sockets)
-            if self.started:
-                click.echo(text)
+            # With TLS the connections are accepted here, and the server itself listens nowhere.
+            await super().startup(sockets if tls is None else [])
+            if not self.started:
+                return
+            if tls is not None:
+                self.keeping = asyncio.create_task(tls.keep(), name="certificate")
+                self.secure = [
+                    SecureListener(listener, self.connection, tls.context, limits)
+                    for listener in sockets or []
+                ]
+                for each in self.secure:
+                    each.start()
+            click.echo(text)
+
+        def connection(self) -> Connection:
+            made = config.http_protocol_class(
+                config=config,
+                server_state=self.server_state,
+                app_state=self.lifespan.state,
+            )  # type: ignore[call-arg] # as the server itself does
+            assert isinstance(made, Connection)  # noqa: S101
+            return made
+
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            notifier.stopping()
+            if self.keeping is not None:
+                self.keeping.cancel()
+            for each in self.secure:
+                await each.close()
+            await super().shutdown(sockets)
 
     return AnnouncingServer(config)
-
-
-def welcome(settings: Settings, first_key: str | None) -> str:
-    """Return what an operator sees at start: the URL, the first key once, and a call to copy."""
-    url = f"http://{_shown_host(settings.host)}:{settings.port}"
-    lines = ["", f"  appliance is serving at {url}", f"  API documentation:      {url}/docs", ""]
-    if first_key is not None:
-        lines += [f"  Administrator key (shown only this once): {first_key}", ""]
-    lines += [
-        f"  curl {url}/v1/chat/completions \\",
-        f'    -H "Authorization: Bearer {first_key or "$APPLIANCE_KEY"}" -H "Content-Type: application/json" \\',
-        f"    -d '{EXAMPLE_BODY}'",
-        "",
-    ]
-    if first_key is None:
-        lines += ["  Lost the key? Make another: appliance key create --name NAME", ""]
-    return "\n".join(lines)
-
-
-def _shown_host(host: str) -> str:
-    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)  # noqa: S104 - shown, not bound
-    return f"[{shown}]" if ":" in shown and not shown.startswith("[") else shown

@@ -45,16 +45,16 @@ def list_(ctx: click.Context, as_json: bool) -> None:
 def password(ctx: click.Context, email: str, from_stdin: bool) -> None:
     """Give the user EMAIL another password; its sessions end."""
     new = (
-        _read_password()
+        read_password()
         if from_stdin
         else click.prompt("New password", hide_input=True, confirmation_prompt=True)
     )
-    arguments = {"email": _text("EMAIL", email), "password": _text("the password", new)}
+    arguments = {"email": text_of("EMAIL", email), "password": text_of("the password", new)}
     changed = run_command(settings_of(ctx), "user.password", arguments)
     click.echo(f"User {changed['id']} has a new password.", err=True)
 
 
-def _read_password() -> str:
+def read_password() -> str:
     """Return the first line of standard input. Raises UsageError when it is no text."""
     line = sys.stdin.buffer.readline(LONGEST_INPUT)
     try:
@@ -63,7 +63,7 @@ def _read_password() -> str:
         raise click.UsageError("the password is not UTF-8") from None
 
 
-def _text(what: str, value: str) -> str:
+def text_of(what: str, value: str) -> str:
     """Return a text that can be sent. Raises UsageError for bytes of a command line that are no UTF-8."""
     try:
         value.encode()

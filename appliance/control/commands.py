@@ -18,6 +18,8 @@ from appliance.backup.service import make_backup
 from appliance.control.errors import ControlError
 from appliance.control.stores import Stores
 from appliance.jobs.runner import JobRunner
+from appliance.signing.signatures import parse_signature
+from appliance.signing.trust import trust_store
 
 # Called with (done, total) while a command works.
 Progress = Callable[[int, int], None]
@@ -33,6 +35,8 @@ class Commands:
         self._stores = stores
         self._jobs = jobs
         self._packs_changed = packs_changed
+        # What is for the moment only makes sense in a service.
+        self._serves = packs_changed is not None
 
     async def run(self, name: str, arguments: dict[str, Any], progress: Progress) -> Any:
         """Run one command and return its JSON-able result. Raises ApplianceError of its room."""
@@ -90,9 +94,11 @@ class Commands:
 
     async def _pack_install(self, arguments: dict[str, Any], progress: Progress) -> Any:
         source = str(arguments["source"])
+        allow_unsigned = arguments.get("allow_unsigned") is True
+        shown = shown_source(source) + (" (also without a signature)" if allow_unsigned else "")
         # Before the work: the job may outlive this command.
-        await self._audited("pack.install", shown_source(source))
-        job = await self._jobs.submit("pack-install", {"source": source})
+        await self._audited("pack.install", shown)
+        job = await self._jobs.submit("pack-install", {"source": source, "allow_unsigned": allow_unsigned})
         return await self._jobs.wait(job, progress)
 
     async def _pack_remove(self, arguments: dict[str, Any], _progress: Progress) -> Any:
@@ -102,6 +108,29 @@ class Commands:
             await self._packs_changed()
         return {"removed": str(arguments["name"])}
 
+    async def _setup_make(self, arguments: dict[str, Any], _progress: Progress) -> Any:
+        email, password = str(arguments["email"]), str(arguments["password"])
+        return msgspec.to_builtins(await self._stores.setup.make(email, password, COMMAND_LINE))
+
+    async def _setup_code(self, _arguments: dict[str, Any], _progress: Progress) -> Any:
+        if not self._serves:
+            raise ControlError("the service does not run: start it, and it shows a code")
+        return {"code": await asyncio.to_thread(self._stores.setup.new_code)}
+
+    async def _trust_import(self, arguments: dict[str, Any], _progress: Progress) -> Any:
+        what = str(arguments["name"])
+        signature = parse_signature(str(arguments["signature"]).encode(), f"the signature of {what}")
+        data = str(arguments["document"]).encode()
+        trust = trust_store(self._stores.settings)
+        document = await asyncio.to_thread(trust.apply, data, signature, what)
+        await self._audited("trust.import", f"list {document.sequence} by key {signature.key_id}")
+        return {
+            "sequence": document.sequence,
+            "signed_by": signature.key_id,
+            "revoked": [entry.key_id for entry in document.revoked],
+            "trusted": [key.id for key in document.new_keys()],
+        }
+
     async def _audit_list(self, arguments: dict[str, Any], _progress: Progress) -> Any:
         wanted = msgspec.convert(arguments, Filter)
         return msgspec.to_builtins(await self._stores.database.read(lambda db: list_lines(db, wanted)))
@@ -110,6 +139,18 @@ class Commands:
         text = arguments.get("head")
         recorded = None if text is None else parse_head(str(text))
         return (await self._stores.audit.verify(self._stores.database, recorded)).shown()
+
+    async def _backup_create(self, arguments: dict[str, Any], _progress: Progress) -> Any:
+        stores = self._stores
+        made = await make_backup(
+            stores.settings,
+            [stores.database],
+            stores.packs,
+            stores.secret,
+            encrypt_to=arguments.get("encrypt_to"),
+        )
+        await self._audited("backup.create", made.name)
+        return msgspec.to_builtins(made)
 
     async def _audited(self, action: str, target: str) -> None:
         audit = self._stores.audit
@@ -139,24 +180,15 @@ def shown_source(source: str) -> str:
 COMMANDS: dict[str, Command] = {
     "audit.list": Commands._audit_list,  # noqa: SLF001 - the table belongs to the class
     "audit.verify": Commands._audit_verify,  # noqa: SLF001
+    "backup.create": Commands._backup_create,  # noqa: SLF001
     "key.create": Commands._key_create,  # noqa: SLF001 - the table belongs to the class
-    async def _backup_create(self, arguments: dict[str, Any], _progress: Progress) -> Any:
-        stores = self._stores
-        made = await make_backup(
-            stores.settings,
-            [stores.database],
-            stores.packs,
-            stores.secret,
-            encrypt_to=arguments.get("encrypt_to"),
-        )
-        await self._audited("backup.create", made.name)
-        return msgspec.to_builtins(made)
-
     "key.list": Commands._key_list,  # noqa: SLF001
     "key.revoke": Commands._key_revoke,  # noqa: SLF001
     "pack.install": Commands._pack_install,  # noqa: SLF001
     "pack.remove": Commands._pack_remove,  # noqa: SLF001
+    "setup.code": Commands._setup_code,  # noqa: SLF001
+    "setup.make": Commands._setup_make,  # noqa: SLF001
+    "trust.import": Commands._trust_import,  # noqa: SLF001
     "user.list": Commands._user_list,  # noqa: SLF001
     "user.password": Commands._user_password,  # noqa: SLF001
 }
-    "backup.create": Commands._backup_create,  # noqa: SLF001

@@ -13,6 +13,7 @@ from appliance.accounts.bootstrap import bootstrap
 from appliance.accounts.errors import AccountError
 from appliance.accounts.keys import Keyring
 from appliance.accounts.secret import derive, load_secret
+from appliance.accounts.setup import SetupCodes
 from appliance.audit.log import AuditLog
 from appliance.config import Settings
 from appliance.control.errors import ControlError
@@ -31,6 +32,7 @@ class Stores:
     audit: AuditLog
     secret: bytes
     packs: PackStore
+    setup: SetupCodes
     # The first administrator's key when this opening made it; shown once, kept nowhere.
     first_key: str | None
 
@@ -47,24 +49,41 @@ def open_stores(settings: Settings, *, first_boot: bool = False) -> Iterator[Sto
     with exclusive_lock(settings.lock_path):
         database = Database.open(settings.database_path, MIGRATIONS)
         try:
-            check_secret(database, settings.secret_path)
+            check_secret(database, settings)
             secret = load_secret(settings.secret_path)
             keyring = Keyring(database, derive(secret, "api keys"))
             audit = AuditLog(derive(secret, "audit log"))
+            prints_key = settings.first_boot == "key" or settings.bootstrap_key_file is not None
             first_key = (
-                bootstrap(database, keyring, settings.bootstrap_key_file, audit) if first_boot else None
+                bootstrap(database, keyring, settings.bootstrap_key_file, audit)
+                if first_boot and prints_key
+                else None
             )
             packs = PackStore(settings.packs_dir)
             packs.sweep()
-            yield Stores(settings, database, keyring, audit, secret, packs, first_key)
+            setup = SetupCodes(database, keyring, audit)
+            yield Stores(settings, database, keyring, audit, secret, packs, setup, first_key)
         finally:
             database.close()
 
 
-def check_secret(database: Database, path: Path) -> None:
-    """Refuse to make a new secret for a store that has keys: it would make all of them invalid."""
-    if not path.exists() and database.read_sync(lambda db: db.execute("SELECT 1 FROM keys").fetchone()):
-        raise AccountError(f"{path} is missing, without which no key is valid: restore it from the backup")
+def check_secret(database: Database, settings: Settings) -> None:
+    """Refuse a secret that is not this store's. Raises AccountError.
+
+    A new one for a store that has keys would make all of them invalid; of two that differ, one would.
+    """
+    path, own = settings.secret_path, settings.data_dir / "secret.key"
+    if not path.exists():
+        if path != own:
+            raise AccountError(f"secret_file: there is no {path}")
+        if database.read_sync(lambda db: db.execute("SELECT 1 FROM keys").fetchone()):
+            raise AccountError(
+                f"{path} is missing, without which no key is valid: restore it from the backup"
+            )
+    elif path != own and own.exists() and own.read_bytes() != path.read_bytes():
+        raise AccountError(
+            f"{path} and {own} are two different secrets: keep the one that this store's keys were made with"
+        )
 
 
 def make_directories(settings: Settings) -> None:

@@ -112,6 +112,11 @@ class Batcher:
         self._thread.start()
 
     @property
+    def alive(self) -> bool:
+        """Whether the thread that does the work is there."""
+        return self._thread.is_alive()
+
+    @property
     def queued_tokens(self) -> int:
         """Return how many tokens wait for their run."""
         return self._queued_tokens

@@ -72,6 +72,11 @@ class EmbeddingEngine:
         return await self._batcher.run(sequences, priority=priority)
 
     @property
+    def alive(self) -> bool:
+        """Whether the thread that does the work is there."""
+        return self._batcher.alive
+
+    @property
     def queued_tokens(self) -> int:
         """How many tokens wait for their run."""
         return self._batcher.queued_tokens

@@ -209,6 +209,11 @@ class GenerationEngine:
         return self._scheduler.search(request, beams)
 
     @property
+    def alive(self) -> bool:
+        """Whether the thread that does the work is there."""
+        return self._scheduler.alive
+
+    @property
     def queue_depth(self) -> int:
         """Requests that wait for their turn."""
         return self._scheduler.queue_depth

@@ -66,6 +66,11 @@ class BatchScheduler:
         self._thread.start()
 
     @property
+    def alive(self) -> bool:
+        """Whether the thread that does the work is there."""
+        return self._thread.is_alive()
+
+    @property
     def queue_depth(self) -> int:
         """Requests that wait for a row."""
         with self._changed:

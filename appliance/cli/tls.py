@@ -1,0 +1,73 @@
+"""``appliance tls``: what clients need to trust this box."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from cryptography.hazmat.primitives import serialization
+
+from appliance.cli import settings_of
+from appliance.config import Settings
+from appliance.control.client import become_owner
+from appliance.tls.authority import fingerprint_of, load_authority, make_authority
+from appliance.tls.errors import TlsError
+from appliance.tls.names import names_of_box
+from appliance.tls.server import trusted_certificate
+
+
+@click.group("tls")
+def command() -> None:
+    """Show and renew what clients need to trust this box."""
+
+
+@command.command("fingerprint")
+@click.pass_context
+def fingerprint(ctx: click.Context) -> None:
+    """Print the SHA-256 of the certificate that clients are to trust."""
+    click.echo(fingerprint_of(trusted_certificate(settings_of(ctx))))
+
+
+@command.command("export")
+@click.option("--out", type=click.Path(path_type=Path), help="A new file to write it to.")
+@click.pass_context
+def export(ctx: click.Context, out: Path | None) -> None:
+    """Print the certificate that clients are to trust (PEM, no key in it)."""
+    settings = settings_of(ctx)
+    certificate = trusted_certificate(settings)
+    pem = certificate.public_bytes(serialization.Encoding.PEM)
+    if out is None:
+        click.echo(pem, nl=False)
+        return
+    try:
+        with out.open("xb") as file:
+            file.write(pem)
+    except OSError as error:
+        raise TlsError(f"cannot write {out}: {error.strerror}") from error
+    click.echo(f"{out}: SHA-256 {fingerprint_of(certificate)}", err=True)
+
+
+@command.command("renew")
+@click.option("--authority", is_flag=True, help="Another authority, too: clients have to be given it.")
+@click.pass_context
+def renew(ctx: click.Context, authority: bool) -> None:
+    """Make another certificate, now; the service shows it within ten minutes, or after a restart."""
+    settings = settings_of(ctx)
+    if settings.tls != "auto":
+        raise TlsError('the box makes its own certificates only with tls = "auto"')
+    _require_data_dir(settings)
+    become_owner(settings.data_dir)
+    names = names_of_box(settings.tls_names)
+    if authority:
+        made = make_authority(settings.authority_path, names)
+    else:
+        made = load_authority(settings.authority_path, names)
+        # The next look at it finds none and makes one.
+        (settings.tls_dir / "server.pem").unlink(missing_ok=True)
+    click.echo(made.fingerprint)
+    click.echo("Clients are to trust the authority of this SHA-256: appliance tls export", err=True)
+
+
+def _require_data_dir(settings: Settings) -> None:
+    if not settings.data_dir.is_dir():
+        raise TlsError(f"there is no {settings.data_dir} yet: start the service once")

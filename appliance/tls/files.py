@@ -1,0 +1,46 @@
+"""Files with keys: whole or not there, for their owner only, on disk before they are used."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from appliance.tls.errors import TlsError
+
+LONGEST_FILE = 1 << 20
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Put ``content`` in the place of ``path`` (mode 0600): after a crash the old or the new is there.
+
+    Raises TlsError.
+    """
+    temporary = path.with_name(f".{path.name}.new")
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        temporary.unlink(missing_ok=True)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(path)
+        directory = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+    except OSError as error:
+        raise TlsError(f"cannot write {path}: {error.strerror}") from error
+
+
+def read(path: Path, what: str) -> bytes:
+    """Return a file's content. Raises TlsError, which names ``what`` it is."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(LONGEST_FILE + 1)
+    except OSError as error:
+        raise TlsError(f"cannot read {what} {path}: {error.strerror}") from error
+    if len(content) > LONGEST_FILE:
+        raise TlsError(f"{what} {path} is too large")
+    return content
