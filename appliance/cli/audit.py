@@ -88,7 +88,7 @@ def verify(ctx: click.Context, head_text: str | None, as_json: bool) -> None:
         raise click.BadParameter(error.message, param_hint="--head") from None
     arguments = {"head": None if recorded is None else recorded.text}
     found = run_command(
-        settings, "audit.verify", arguments, without_service=lambda: _verified(settings, recorded)
+        settings, "audit.verify", arguments, without_service=lambda: verified(settings, recorded)
     )
     if as_json:
         click.echo(json.dumps(found, indent=2))
@@ -115,7 +115,8 @@ def read_store(settings: Settings, read: Callable[[sqlite_utils.Database], T]) -
         connection.close()
 
 
-def _verified(settings: Settings, recorded: Head | None) -> Any:
+def verified(settings: Settings, recorded: Head | None) -> Any:
+    """Return what a verification of the log shows, read from the store. Raises ControlError."""
     become_owner(settings.data_dir)
     if not settings.secret_path.exists():
         raise ControlError(f"{settings.secret_path} is missing, without which the log cannot be verified")

@@ -51,7 +51,7 @@ def export(ctx: click.Context, out: Path | None) -> None:
 @click.option("--authority", is_flag=True, help="Another authority, too: clients have to be given it.")
 @click.pass_context
 def renew(ctx: click.Context, authority: bool) -> None:
-    """Make another certificate, now; the service shows it within ten minutes, or after a restart."""
+    """Make another certificate, now; the service shows it within half a minute."""
     settings = settings_of(ctx)
     if settings.tls != "auto":
         raise TlsError('the box makes its own certificates only with tls = "auto"')

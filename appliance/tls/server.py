@@ -21,7 +21,8 @@ from appliance.tls.names import Names, names_of_box
 log = logging.getLogger(__name__)
 
 RENEW_BEFORE = timedelta(days=60)
-CHECK_SECONDS = 600.0
+# Addresses come late at boot, and change: each look costs a millisecond.
+CHECK_SECONDS = 30.0
 
 
 class ServerTls:
