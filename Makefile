@@ -6,7 +6,7 @@ export APPLIANCE_DATA_DIR ?= $(CURDIR)/var
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 
-.PHONY: help serve packs packs-env test test-export test-clients soak check format bench lock bundle bundle-test clean
+.PHONY: help serve packs packs-env test test-export test-clients soak check format bench lock bundle bundle-test archive clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -62,6 +62,11 @@ bundle: $(VENV)/.dev ## Freeze the program into dist/appliance (TRUST=DIR builds
 bundle-test: bundle ## Freeze twice and compare, then test the frozen program over the default packs
 	$(BIN)/python -m build.twice
 	$(BIN)/python -m pytest -m bundle tests/bundle
+
+archive: $(if $(wildcard dist/appliance/appliance),$(VENV)/.dev,bundle) ## Sign the system bundle and the archive of a first install (KEY=FILE; SEQUENCE, TRUST=DIR, PACKS=DIR)
+	@$(BIN)/python -m build.archive $(if $(KEY),--key "$(KEY)") $(if $(PASSWORD_FILE),--password-file "$(PASSWORD_FILE)") \
+		$(if $(SEQUENCE),--sequence $(SEQUENCE)) $(if $(TRUST),--trust "$(TRUST)") \
+		--packs "$(or $(PACKS),$(APPLIANCE_DATA_DIR)/packs)"
 
 clean: ## Remove the environments and caches of this clone (not the data in var/)
 	rm -rf $(VENV) .venv-packs .venv-bench .mypy_cache .ruff_cache .pytest_cache dist

@@ -66,8 +66,8 @@ class Requirements(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 class BundleManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The whole manifest. ``created`` is in seconds since the epoch.
 
-    ``schema_version`` is the store's schema that a release migrates to, ``schema_readable_from`` the
-    oldest one that it opens; both are 0 in packs.
+    ``schema_version`` is the store's schema that a release migrates to, ``schema_readable_from`` the oldest
+    schema whose programs may open a store that it migrated; both are 0 in packs.
     """
 
     schema: Literal[1] = 1
