@@ -19,6 +19,8 @@ LONGEST_EMAIL = 320
 LONGEST_PASSWORD = 1024
 # The name under which OpenGateLLM's clients know the box's own key.
 RESERVED_EMAIL = "master"
+# Of a budget's unit in one of the currency.
+MICROS = 1_000_000
 
 
 class User(msgspec.Struct, frozen=True):
@@ -118,7 +120,7 @@ class Users:
                 values,
             )
             user_id = int(cursor.lastrowid or 0)
-            self._audit.append(db, actor, "user.create", str(user_id), msgspec.to_builtins(new))
+            self._audit.append(db, actor, "user.create", str(user_id), _audited(msgspec.structs.asdict(new)))
             return user_id
 
         return await self._database.write(insert)
@@ -189,7 +191,7 @@ class Users:
             if password_hash is not None:
                 _set_password(db, user_id, password_hash)
                 details["password_changed"] = True
-            self._audit.append(db, actor, "user.update", str(user_id), details)
+            self._audit.append(db, actor, "user.update", str(user_id), _audited(details))
 
         await self._database.write(update)
 
@@ -244,6 +246,12 @@ def _differences(before: User, after: User) -> dict[str, Any]:
     """Return the fields that have another value now, with it."""
     old, new = msgspec.structs.asdict(before), msgspec.structs.asdict(after)
     return {name: new[name] for name in new if name != "updated_at" and new[name] != old[name]}
+
+
+def _audited(details: dict[str, Any]) -> dict[str, Any]:
+    """Return a user's fields as the audit log has them: the budget in the currency, as administrators write it."""
+    budget = details.get("budget")
+    return details if budget is None else {**details, "budget": budget / MICROS}
 
 
 def _set_password(db: sqlite_utils.Database, user_id: int, password_hash: str) -> None:

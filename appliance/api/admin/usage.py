@@ -6,6 +6,7 @@ import csv
 import io
 import re
 from collections.abc import AsyncIterator, Iterable
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -105,9 +106,16 @@ async def _table(
 
 
 def _cells(record: UsageRecord) -> list[Any]:
-    values = [getattr(record, name) for name in COLUMNS]
+    values = [_cell(name, getattr(record, name)) for name in COLUMNS]
     values += [getattr(record.footprint, name) for name in BURNED]
     return [_defused(value) if isinstance(value, str) else value for value in values]
+
+
+def _cell(name: str, value: Any) -> Any:
+    """Return a field as a reader of the file takes it: times in ISO 8601, UTC, and the cost in the currency."""
+    if name == "created_at":
+        return datetime.fromtimestamp(value / 1000, UTC).isoformat(sep=" ", timespec="milliseconds")
+    return f"{value // MICROS}.{value % MICROS:06}" if name == "cost" else value
 
 
 def _defused(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from datetime import datetime
 from typing import Any
 
 import httpx
@@ -64,6 +65,20 @@ def test_a_csv_file_has_all_that_match(bare_service: Service) -> None:
     assert [int(row["latency_ms"]) for row in rows] == list(range(1202, -1, -1))
     assert (rows[0]["kwh_max"], rows[0]["measured"], rows[0]["ttft_ms"]) == ("1.0", "False", "")
     assert rows_of(bare_service, user=person.id, end_time=1) == []
+
+
+def test_a_csv_file_has_costs_in_the_currency_and_readable_times(bare_service: Service) -> None:
+    person = make_person(bare_service)
+    moment = ago(60)
+    did(
+        person,
+        record(moment, user_id=person.id, cost=4600),
+        record(moment - 1000, user_id=person.id, cost=12_000_001),
+    )
+    rows = rows_of(bare_service, user=person.id)
+    assert [row["cost"] for row in rows] == ["0.004600", "12.000001"]
+    when = datetime.fromisoformat(rows[0]["created_at"])
+    assert round(when.timestamp() * 1000) == moment
 
 
 def test_cells_of_a_csv_file_are_no_formulas(bare_service: Service) -> None:

@@ -375,15 +375,16 @@ def test_changes_are_in_the_audit_log_and_passwords_are_not(
 ) -> None:
     secret = f"secret-{time.time_ns()}"
     with bare_service.http as http:
-        made = make(http, {**minimal, "password": secret})
-        http.patch(f"{PATH}/{made}", json={"name": "Ada", "password": secret + "2"})
+        made = make(http, {**minimal, "password": secret, "budget": 2.5})
+        http.patch(f"{PATH}/{made}", json={"name": "Ada", "password": secret + "2", "budget": 2})
         http.delete(f"{PATH}/{made}")
 
         log = http.get("/v1/admin/audit", params={"action": "user", "limit": 100})
         lines = [line for line in log.json()["data"] if line["target"] == str(made)]
     assert [line["action"] for line in lines] == ["user.delete", "user.update", "user.create"]
-    assert lines[1]["details"] == {"name": "Ada", "password_changed": True}
+    assert lines[1]["details"] == {"name": "Ada", "password_changed": True, "budget": 2}
     assert lines[2]["details"]["email"] == minimal["email"]
+    assert lines[2]["details"]["budget"] == 2.5
     assert secret not in log.text
     assert secret not in bare_service.log.read_text()
 
