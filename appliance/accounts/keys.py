@@ -58,6 +58,11 @@ class Account(msgspec.Struct, frozen=True):
         return f"user:{self.user_id}"
 
     @property
+    def is_master(self) -> bool:
+        """Whether this is the box's own key, of somebody who is still an administrator."""
+        return self.kind == "bootstrap" and "admin" in self.permissions and not self.expired
+
+    @property
     def expired(self) -> bool:
         """Whether the user may no longer do anything but read about itself."""
         return self.expires_at is not None and self.expires_at <= now_ms()

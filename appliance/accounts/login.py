@@ -111,7 +111,7 @@ class Logins:
             account = self._keyring.authenticate(password)
         except AuthenticationError:
             account = None
-        if account is None or account.kind != "bootstrap":
+        if account is None or not account.is_master:
             await self.refuse(attempt, source, None)
             raise WrongPasswordError
         actor = Actor(account.user_id, account.email, source)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
@@ -17,7 +18,8 @@ from appliance.audit.log import Actor
 from appliance.audit.refusals import RefusedKeys
 
 KEY_HEADERS = ("x-api-key", "unstructured-api-key")
-
+CACHE_SCOPE_HEADER = "x-appliance-cache-scope"
+_CACHE_SCOPE = re.compile(r"[0-9a-f]{32}")
 
 # What a route's ``access`` may be: everything else, and none at all, lets nobody in.
 PUBLIC = "public"
@@ -89,6 +91,16 @@ def account_of(connection: ASGIConnection[Any, Any, Any, Any]) -> Account:
     """Return the account that ``authorize`` found."""
     account: Account = connection.scope["user"]
     return account
+
+
+def cache_scope_of(connection: ASGIConnection[Any, Any, Any, Any]) -> str:
+    """Return whose prompts may share cached prefixes with this request's.
+
+    A box in front tells its users apart by a header. Whoever sends one divides its own scope, never enters another's.
+    """
+    scope = account_of(connection).cache_scope
+    part = connection.headers.get(CACHE_SCOPE_HEADER, "")
+    return f"{scope}:{part}" if _CACHE_SCOPE.fullmatch(part) else scope
 
 
 def actor_of(connection: ASGIConnection[Any, Any, Any, Any]) -> Actor:

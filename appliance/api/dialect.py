@@ -123,8 +123,7 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
 
     def exempts(self, account: Account) -> bool:
         """Tell whether an account's requests have no limits, no budget and no usage records."""
-        # An administrator's no longer, when its user lost the permission: then it is a key like others.
-        return self.master_key and account.kind == "bootstrap" and "admin" in account.permissions
+        return self.master_key and account.is_master
 
     def translated(self, error: ApplianceError) -> ApplianceError:
         """Return an error as the mount has it: which status it knows one by, and in which words."""

@@ -184,11 +184,13 @@ class Gateway:
         row = self._database.read_sync(
             lambda db: db.execute("SELECT budget FROM users WHERE id = ?", [user_id]).fetchone()
         )
-        budget: int | None = None if row is None else row[0]
+        # Who was deleted since the key was looked up spends nothing more.
+        budget: int | None = 0 if row is None else row[0]
         return budget
 
     def _record(self, record: UsageRecord, exempt: bool) -> None:
-        for observe in self.observers:
-            observe(record)
+        # What it cost first: no observer may lose that.
         if not exempt:
             self.usage.add(record)
+        for observe in self.observers:
+            observe(record)

@@ -10,6 +10,7 @@ import asyncio
 import ipaddress
 import socket
 from collections.abc import Iterable
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 
 import httpcore
 import httpx
@@ -138,6 +139,8 @@ def egress_client(policy: EgressPolicy, *, max_connections: int = 100) -> httpx.
     transport._pool = pool  # noqa: SLF001 - httpx has no public way to pass a network backend
     return httpx.AsyncClient(
         transport=transport,
+        # What a server says to remember would go with the next user's request.
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
         follow_redirects=False,
         trust_env=False,
         timeout=httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS),

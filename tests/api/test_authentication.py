@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import httpx
 import openai
 import pytest
+from litestar.connection import ASGIConnection
 from openai import OpenAI
 
+from appliance.accounts.keys import Account
+from appliance.api.authentication import CACHE_SCOPE_HEADER, cache_scope_of
 from tests.service import KEY, Service
 
 PUBLIC = ["/health", "/healthcheck", "/health/ready", "/version", "/openapi.json", "/docs"]
@@ -68,3 +73,22 @@ def test_a_bad_body_without_a_key_says_nothing_of_the_body(service: Service) -> 
     response = httpx.post(f"{service.base_url}/v1/chat/completions", content=b"{not json")
 
     assert response.status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("said", "scope"),
+    [
+        (None, "user:7"),
+        ("0" * 32, "user:7:" + "0" * 32),
+        ("user:8", "user:7"),
+        ("0" * 33, "user:7"),
+        ("0" * 31 + "\n", "user:7"),
+    ],
+)
+def test_a_box_in_front_divides_the_scope_of_its_key_and_enters_no_other(
+    said: str | None, scope: str
+) -> None:
+    account = Account(7, 1, "key", "front", "box@example.org", None, 1, None, frozenset(), None, 0, None)
+    headers = [] if said is None else [(CACHE_SCOPE_HEADER.encode(), said.encode())]
+    asgi: Any = {"type": "http", "headers": headers, "user": account}
+    assert cache_scope_of(ASGIConnection(asgi)) == scope

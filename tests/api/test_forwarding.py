@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 import itertools
 import json
+import os
 import struct
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -226,6 +228,30 @@ def test_a_stream_without_usage_is_counted_here(box: Service, model: str, upstre
     assert last["usage"]["completion_tokens"] == 4  # 13 bytes
 
 
+def test_of_an_endless_stream_nothing_is_kept(box: Service, model: str, upstream: FakeUpstream) -> None:
+    """40 MB of text without a count: the service needs no 40 MB more for it, and counts by its size."""
+    text, events = "word " * 20_000, 400
+
+    def script(exchange: Exchange) -> None:
+        exchange.begin_stream()
+        for _ in range(events):
+            exchange.event(chunk(text))
+        exchange.event(chunk(finish="stop"))
+        exchange.end_stream()
+
+    upstream.script = script
+    before = _resident(box)
+    last = events_of(ask(box, model, stream=True, stream_options={"include_usage": True}))[-1]
+    assert last["usage"]["completion_tokens"] == events * len(text) // 4
+    assert _resident(box) - before < 25 << 20
+
+
+def _resident(box: Service) -> int:
+    """Return the bytes of memory that the service's process has now."""
+    pages = Path(f"/proc/{box.process.pid}/statm").read_text().split()[1]
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
 def test_noise_between_events_and_cut_lines_do_not_matter(
     box: Service, model: str, upstream: FakeUpstream
 ) -> None:
@@ -375,6 +401,15 @@ def test_pages_that_are_none_are_refused(box: Service, upstream: FakeUpstream, p
         answer = http.post("/v1/ocr", json={"model": name, "document": document, "pages": pages})
     assert answer.status_code == 422, answer.text
     assert upstream.posted == []
+
+
+def test_what_a_server_says_to_remember_does_not_go_with_the_next_users_request(
+    box: Service, model: str, upstream: FakeUpstream
+) -> None:
+    upstream.script = lambda exchange: exchange.answer(chat_answer(), Set_Cookie="session=first; Path=/")
+    for _ in range(2):
+        assert ask(box, model).status_code == 200
+    assert not any("cookie" in {name.lower() for name in each.headers} for each in upstream.posted)
 
 
 # The budget.

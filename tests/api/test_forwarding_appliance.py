@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import threading
@@ -15,6 +16,7 @@ import httpx
 import pytest
 
 from tests.api.upstreams import LOOPBACK, add_provider, ask, make_router
+from tests.gateway.upstream.fake import fake_upstream, streaming
 from tests.people import make_person, make_role
 from tests.samples.speech import jfk_wav
 from tests.service import CHAT, EMBEDDING, RERANK, SPEECH, Service, link_default_packs, running_service
@@ -180,6 +182,26 @@ def test_what_a_stream_used_is_what_is_recorded(front: Service, service: Service
         cost = events[-1]["usage"]["cost"]
         assert cost == pytest.approx(events[-1]["usage"]["completion_tokens"] / 1000)
         assert http.get("/v1/me/info").json()["budget"] == pytest.approx(1 - cost)
+
+
+def test_users_of_a_box_in_front_do_not_share_what_the_box_behind_has_cached(front: Service) -> None:
+    """One key stands for all of them there: a header tells them apart, the same for each request of one user."""
+    seen: dict[str, set[str]] = {}
+    with fake_upstream(streaming()) as server:
+        router, name = make_router(front)
+        add_provider(front, router, server.base_url, type="appliance")
+        people = [make_person(front), make_person(front)]
+        for person in people * 2:
+            # What a client says of itself divides its own scope further, and reaches nobody else's.
+            for said in ({}, {"X-Appliance-Cache-Scope": "0" * 32}):
+                body = {"model": name, "messages": MESSAGES}
+                with person.http as http:
+                    assert http.post("/v1/chat/completions", json=body, headers=said).status_code == 200
+                scope = server.posted[-1].headers["x-appliance-cache-scope"]
+                assert re.fullmatch("[0-9a-f]{32}", scope)
+                seen.setdefault(f"{person.id} {said}", set()).add(scope)
+    assert [len(scopes) for scopes in seen.values()] == [1] * 4
+    assert len(set.union(*seen.values())) == 4
 
 
 def _choices(answer: httpx.Response) -> Any:

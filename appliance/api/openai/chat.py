@@ -7,6 +7,7 @@ from typing import Any
 from litestar import Request, Response, post
 from litestar.datastructures import State
 
+from appliance.api.authentication import cache_scope_of
 from appliance.api.dialect import Dialect
 from appliance.api.disconnect import at_end, until_disconnect
 from appliance.api.errors import dialect_of
@@ -129,7 +130,7 @@ async def _answer(
         enforced=await enforced_tokens(body, engine),
         logprobs=body.shown_logprobs,
         prompt_logprobs=body.prompt_logprobs,
-        cache_scope=call.account.cache_scope,
+        cache_scope=cache_scope_of(request),
         priority=call.priority,
     )
     asked = affordable([generation_request(body, prompt, wishes, engine, "messages")], body, call)[0]

@@ -8,6 +8,7 @@ from typing import Any
 from litestar import Request, Response, post
 from litestar.datastructures import State
 
+from appliance.api.authentication import cache_scope_of
 from appliance.api.dialect import Dialect
 from appliance.api.disconnect import at_end, until_disconnect
 from appliance.api.errors import dialect_of
@@ -88,7 +89,7 @@ async def _answer(
         last_tokens=body.truncate_prompt_tokens,
     )
     check_amount(body, len(prompts))
-    requests = affordable(await _requests(body, prompts, engine, call), body, call)
+    requests = affordable(await _requests(request, body, prompts, engine, call), body, call)
     choices = submit(engine, await constrained(requests, spec, body, engine), body)
     at_end(request, choices.cancel)
     shape = Shape(
@@ -133,7 +134,11 @@ def _asked(body: CompletionRequest) -> int:
 
 
 async def _requests(
-    body: CompletionRequest, prompts: list[Prompt], engine: GenerationEngine, call: ModelCall
+    request: Request[Any, Any, State],
+    body: CompletionRequest,
+    prompts: list[Prompt],
+    engine: GenerationEngine,
+    call: ModelCall,
 ) -> list[GenerationRequest]:
     """Return what the engine is asked for each prompt. Raises InvalidRequestError when one does not fit."""
     prompt_logprobs = body.prompt_logprobs
@@ -146,7 +151,7 @@ async def _requests(
         enforced=await enforced_tokens(body, engine),
         logprobs=body.logprobs,
         prompt_logprobs=prompt_logprobs,
-        cache_scope=call.account.cache_scope,
+        cache_scope=cache_scope_of(request),
         priority=call.priority,
     )
     requests = [generation_request(body, prompt.ids, wishes, engine, "prompt") for prompt in prompts]

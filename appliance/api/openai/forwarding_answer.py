@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from litestar import Request
 
-from appliance.api.openai.forwarding_counts import token_count
+from appliance.api.openai.forwarding_counts import MAX_CHARACTERS, token_count
 from appliance.api.openai.usage import Meter
 from appliance.gateway.call import ModelCall
 from appliance.gateway.upstream.client import INLINE_BYTES, Fields, Upstream
@@ -205,9 +205,13 @@ class Relay:
                 continue
             if any(text.strip() for text in texts):
                 self._meter.first_token()
-            self._texts += texts
             self._text_events += 1
             self._text_bytes += sum(len(text.encode("utf-8", "replace")) for text in texts)
+            # Longer ones are not worth a tokenizer's time, nor the memory: the bytes tell.
+            if self._text_bytes > MAX_CHARACTERS:
+                self._texts.clear()
+            else:
+                self._texts += texts
         if not is_null(usage):
             self._said = counts(usage)
         written = streamed(self._text_events, self._text_bytes)

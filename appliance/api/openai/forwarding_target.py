@@ -8,7 +8,9 @@ import httpx
 from litestar import Request
 
 from appliance.accounts.errors import AccountError
+from appliance.accounts.keys import Keyring
 from appliance.accounts.sealing import Sealer
+from appliance.api.authentication import CACHE_SCOPE_HEADER, cache_scope_of
 from appliance.gateway.gateway import Gateway
 from appliance.gateway.routing.records import Provider
 from appliance.gateway.upstream.client import Upstream
@@ -36,11 +38,15 @@ def headers_for(request: Request[Any, Any, Any], upstream: Upstream) -> dict[str
     """
     if upstream.type != "appliance":
         return {}
+    # One key of that box stands for all users of this one: it is told whose prompts may share cached prefixes.
+    # Under this box's own secret: the users of two boxes in front are not each other.
+    keyring: Keyring = request.app.state.keyring
+    scope = keyring.digest(cache_scope_of(request)).hex()[:32]
     text = request.headers.get(HOPS_HEADER, "0")
     hops = int(text) if text.isascii() and text.isdecimal() and len(text) <= len(str(MAX_HOPS)) else 0
     if hops >= MAX_HOPS:
         raise unavailable(upstream.name, f"the request came through {hops} boxes: they may stand in a circle")
-    return {HOPS_HEADER: str(hops + 1)}
+    return {HOPS_HEADER: str(hops + 1), CACHE_SCOPE_HEADER: scope}
 
 
 def client_of(request: Request[Any, Any, Any]) -> httpx.AsyncClient:

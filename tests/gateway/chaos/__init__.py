@@ -1,0 +1,1 @@
+"""Services that are killed in the middle of what they do."""
