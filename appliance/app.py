@@ -22,6 +22,7 @@ from appliance.api.errors import error_response, http_error_response, internal_e
 from appliance.api.monitoring.gauges import Box, Connections
 from appliance.api.monitoring.metrics import Metrics
 from appliance.api.observation import observed
+from appliance.api.monitoring.backups import BackupCollector
 from appliance.api.published import as_published
 from appliance.api.routes import routes
 from appliance.audit.keeper import AuditKeeper
@@ -83,6 +84,7 @@ def build_app(
         async with AsyncExitStack() as started:
             started.push_async_callback(keeper.close)
             await keeper.start()
+        metrics.registry.register(BackupCollector(settings))
             started.push_async_callback(catalog.close)
             started.push_async_callback(gateway.close)
             await gateway.start()

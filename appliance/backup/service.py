@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import threading
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -17,9 +16,6 @@ from appliance.packs.store import PackStore
 from appliance.storage.database import Database
 
 T = TypeVar("T")
-
-# Requests come first. (The number is that of nice(1).)
-NICENESS = 15
 
 
 async def make_backup(
@@ -45,7 +41,10 @@ async def make_backup(
 
 
 async def in_background(work: Callable[[], T]) -> T:
-    """Run long work in a thread of its own that yields to all others and does not keep the process alive."""
+    """Run long work in a thread of its own, which does not keep the process alive.
+
+    Of the same priority as the others: one of a lower one would be kept from running while it holds the GIL.
+    """
     loop = asyncio.get_running_loop()
     done: asyncio.Future[T] = loop.create_future()
 
@@ -55,9 +54,6 @@ async def in_background(work: Callable[[], T]) -> T:
             loop.call_soon_threadsafe(lambda: None if done.done() else set_it())
 
     def run() -> None:
-        # Linux sets the priority of a thread, given its id; a sandbox may forbid it.
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
         try:
             result = work()
         except Exception as error:  # noqa: BLE001 - it is raised where it is waited for

@@ -193,8 +193,8 @@ def restore(
                 restored = restore_box(settings, opened, identities, exclusive_lock, secret=given)
     except ControlError as error:
         raise BackupError(
-            f"{error.message}. Stop the service before restoring (systemctl stop appliance), or restore into a "
-            "folder (--into DIR)",
+            f"the data in {settings.data_dir} are in use: stop the service first (systemctl stop appliance), or "
+            "restore into a folder (--into DIR)",
             status=409,
         ) from error
     except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from appliance.config import Settings
+from appliance.doctor.backups import check_backups
 from appliance.doctor.findings import Finding
 from appliance.doctor.hardware import check_cores, check_cpu, check_disk, check_memory
 from appliance.doctor.installation import check_data_dir, check_packs, check_port, check_secret
@@ -35,6 +36,7 @@ def examine(
         check_data_dir(settings, machine),
         check_secret(settings, machine),
         check_port(settings, machine),
+        check_backups(settings, machine.now),
         *check_packs(store, verify=verify, progress=progress),
     )
 

@@ -42,6 +42,7 @@ CHECKS: tuple[tuple[str, str], ...] = (
     ("full text", "appliance.smoke.storage:full_text"),
     ("one SQLite", "appliance.smoke.storage:one_sqlite"),
     ("zstd", "appliance.smoke.storage:compression"),
+    ("backups", "appliance.smoke.backups:backup_and_restore"),
     ("passwords", "appliance.smoke.security:passwords"),
     ("signatures", "appliance.smoke.security:signatures"),
     ("TLS", "appliance.smoke.security:tls"),
