@@ -46,12 +46,12 @@ class Shelf:
     def backups(self) -> list[ShelvedBackup]:
         """Return the backups, newest first; none when the folder is not there. Raises BackupError."""
         try:
-            found = [entry for entry in self.path.iterdir() if _NAME.fullmatch(entry.name)]
-            backups = [_shelved(entry) for entry in found if entry.is_file() and not entry.is_symlink()]
+            found = [_shelved(entry) for entry in self.path.iterdir()]
         except FileNotFoundError:
             return []
         except OSError as error:
             raise refusal(error, "list the backups") from error
+        backups = [each for each in found if each is not None]
         return sorted(backups, key=lambda each: (each.created, each.name), reverse=True)
 
     def newest(self) -> ShelvedBackup | None:
@@ -131,10 +131,15 @@ def surplus(backups: Sequence[ShelvedBackup], daily: int, weekly: int) -> list[S
     return [each for each in backups if each.name not in kept]
 
 
-def _shelved(entry: Path) -> ShelvedBackup:
+def _shelved(entry: Path) -> ShelvedBackup | None:
+    """Return what a name says, None for the name of no backup."""
     match = _NAME.fullmatch(entry.name)
-    assert match is not None  # noqa: S101 - only such entries are given
-    time = datetime.strptime(match[1], _STAMP).replace(tzinfo=UTC)
+    if match is None or entry.is_symlink() or not entry.is_file():
+        return None
+    try:
+        time = datetime.fromisoformat(match[1]).replace(tzinfo=UTC)
+    except ValueError:  # digits that are no date
+        return None
     return ShelvedBackup(
         name=entry.name,
         created=int(time.timestamp()) * 1000 + int(match[2]),

@@ -108,6 +108,9 @@ def exclusive_lock(path: Path) -> Iterator[None]:
             raise ControlError(
                 f"another process uses {path.parent}: is the service running with another control socket?"
             ) from None
+        # A restore puts another directory in this one's place: the lock must be the one that stands there now.
+        if not os.path.samestat(os.fstat(descriptor), path.stat()):
+            raise ControlError(f"{path.parent} was replaced just now: try again")
         yield
     finally:
         os.close(descriptor)

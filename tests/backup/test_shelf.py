@@ -25,6 +25,7 @@ def test_only_whole_backups_are_listed_newest_first(tmp_path: Path) -> None:
     (shelf.path / ".making-1" / names[0]).write_bytes(b"x")
     (shelf.path / f".{names[0]}.1.partial").write_bytes(b"x")
     (shelf.path / "notes.txt").write_bytes(b"x")
+    (shelf.path / "backup-20261399T000000000Z-aaaaaa.tar.zst").write_bytes(b"no date")
     (shelf.path / new_name(0, encrypted=False)).symlink_to("/etc/passwd")
     found = shelf.backups()
     assert [each.name for each in found] == names[::-1]
