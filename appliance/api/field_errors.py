@@ -80,9 +80,9 @@ def wrong_field(
     return UnprocessableError([FieldError([place, name], message, kind, input, ctx)])
 
 
-def wrong_value(name: str, message: str) -> UnprocessableError:
-    """Return the 422 for a field whose value breaks a rule that its type does not state."""
-    return wrong_field(name, f"Value error, {message}", ctx={"error": {}})
+def wrong_value(name: str, message: str, given: Any = msgspec.UNSET) -> UnprocessableError:
+    """Return the 422 for a field whose value, ``given``, breaks a rule that its type does not state."""
+    return wrong_field(name, f"Value error, {message}", input=given, ctx={"error": {}})
 
 
 def missing_field(name: str, *, place: str = "body") -> UnprocessableError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 import msgspec
@@ -15,6 +16,8 @@ LARGEST = (1 << 63) - 1
 LONGEST_NAME = 256
 # The year 9999: a later time is a mistake in the unit.
 LATEST_SECOND = 253_402_300_799
+
+_ZEROS = re.compile(r"(?<=[0-9])\.0+\Z")
 
 Name = Annotated[str, msgspec.Meta(max_length=4096)]
 
@@ -31,14 +34,14 @@ def bounded_text(name: str, value: str, longest: int) -> str:
     if len(value) > longest:
         raise UnprocessableError([text_length_error(["body", name], value, most=longest)])
     if "\0" in value:
-        raise wrong_value(name, "The text must not contain NUL characters.")
+        raise wrong_value(name, "The text must not contain NUL characters.", shown_input(value))
     return value
 
 
 def identifier(name: str, text: str) -> int:
     """Return the id in a path."""
     try:
-        number = int(text) if len(text) <= 20 else LARGEST + 1
+        number = whole_number(text)
     except ValueError:
         raise wrong_field(
             name,
@@ -48,6 +51,14 @@ def identifier(name: str, text: str) -> int:
             input=shown_input(text),
         ) from None
     return row_id(number)
+
+
+def whole_number(text: str) -> int:
+    """Return the integer that a path or a query has, also with zeros behind the point; a very long one is too large.
+
+    Raises ValueError.
+    """
+    return int(_ZEROS.sub("", text)) if len(text) <= 20 else LARGEST + 1
 
 
 def row_id(number: int) -> int:
@@ -60,5 +71,5 @@ def future(name: str, seconds: float | None) -> int | None:
     if seconds is None:
         return None
     if seconds * 1000 <= now_ms() or seconds > LATEST_SECOND:
-        raise wrong_value(name, "Wrong timestamp, must be in the future.")
+        raise wrong_value(name, "Wrong timestamp, must be in the future.", seconds)
     return int(seconds) * 1000

@@ -8,7 +8,7 @@ import msgspec
 from litestar import Request
 
 from appliance.api.field_errors import wrong_field
-from appliance.api.fields import LARGEST
+from appliance.api.fields import LARGEST, whole_number
 from appliance.api.validation import listed, shown_input
 
 DEFAULT_LIMIT, LARGEST_LIMIT = 10, 100
@@ -55,7 +55,7 @@ def optional_query_int(request: Request[Any, Any, Any], name: str) -> int | None
 
 def _checked(name: str, text: str, least: int, most: int) -> int:
     try:
-        number = int(text) if len(text) <= 20 else most + 1
+        number = whole_number(text)
     except ValueError:
         raise wrong_field(
             name,

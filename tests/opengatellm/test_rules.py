@@ -115,3 +115,31 @@ def test_what_needs_a_vector_store_says_so(nobody: Client) -> None:
     for method, path in (("GET", "/collections"), ("GET", "/documents"), ("POST", "/search")):
         text = refusal(nobody.call(method, path), 403)
         assert text == "Feature not enabled, please contact an administrator."
+
+
+@pytest.mark.parametrize(("text", "offset"), [("1.0", 1), ("2.000", 2), ("0", 0)])
+def test_whole_numbers_of_a_query_may_have_a_point(admin: Client, text: str, offset: int) -> None:
+    every = admin.read("/admin/roles", limit="100.0")["data"]
+
+    assert admin.read("/admin/roles", offset=text, limit=100)["data"] == every[offset:]
+    for wrong in ("1.5", "1.", ".0"):
+        ((place, _),) = wrong_fields(admin.get("/admin/roles", offset=wrong))
+        assert place == ["query", "offset"]
+
+
+def test_rules_beyond_types_say_what_came_too(admin: Client) -> None:
+    for path, body, field in (
+        ("/admin/users", {"email": "x", "password": "x", "role": 1, "expires": 5}, "expires"),
+        ("/admin/providers", {"router": 1, "type": "vllm", "model_name": "x"}, "url"),
+        ("/admin/providers", {"router": 1, "type": "local", "model_name": "x"}, "type"),
+    ):
+        (wrong,) = refusal(admin.post(path, body), 422)
+        assert (wrong["loc"], wrong["input"]) == (["body", field], body.get(field))
+
+
+def test_a_login_names_all_that_is_missing(master: Client) -> None:
+    answer = master.post("/auth/login", {"email": "", "password": ""})
+
+    assert wrong_fields(answer) == [
+        (["body", field], "String should have at least 1 character") for field in ("email", "password")
+    ]

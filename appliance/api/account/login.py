@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from litestar import Request, Response, post
@@ -22,8 +22,8 @@ LONGEST = 4096
 class Login(msgspec.Struct):
     """The body of POST."""
 
-    email: str
-    password: str
+    email: Annotated[str, msgspec.Meta(min_length=1)]
+    password: Annotated[str, msgspec.Meta(min_length=1)]
 
 
 @post("/auth/login", operation_id="login", tags=["Auth"], access=PUBLIC)

@@ -13,6 +13,7 @@ from appliance.api.errors import dialect_of
 from appliance.api.field_errors import wrong_field
 from appliance.api.fields import LARGEST
 from appliance.api.paging import DEFAULT_LIMIT, LARGEST_LIMIT, query_int
+from appliance.api.validation import shown_input
 from appliance.clock import now_ms
 from appliance.gateway.gateway import Gateway
 from appliance.gateway.usage import reports
@@ -95,7 +96,7 @@ def _endpoint(request: Request[Any, Any, State]) -> str | None:
         return endpoint
     quoted = [f"'{each}'" for each in ENDPOINTS]
     message = f"Input should be {', '.join(quoted[:-1])} or {quoted[-1]}"
-    raise wrong_field("endpoint", message, "enum", place="query")
+    raise wrong_field("endpoint", message, "enum", place="query", input=shown_input(endpoint))
 
 
 def _shown(record: UsageRecord) -> dict[str, Any]:

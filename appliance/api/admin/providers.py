@@ -17,6 +17,7 @@ from appliance.api.errors import dialect_of
 from appliance.api.field_errors import missing_field, wrong_field, wrong_value
 from appliance.api.fields import Name, identifier, row_id, trimmed
 from appliance.api.paging import optional_query_int, page_of
+from appliance.api.validation import shown_input
 from appliance.config import Settings
 from appliance.gateway.gateway import Gateway
 from appliance.gateway.routing.errors import RoutingError
@@ -86,7 +87,7 @@ async def create_provider(request: Request[Any, Any, State]) -> Response[bytes]:
         try:
             url = await checked_url(spec.url, EgressPolicy(settings.provider_networks))
         except UrlRefusedError as error:
-            raise wrong_value("url", error.message) from error
+            raise wrong_value("url", error.message, shown_input(spec.url)) from error
         spec = msgspec.structs.replace(spec, url=url)
     spec = await measured(spec, router.type, gateway.upstream, request.app.state.catalog)
     provider_id = await _providers(request).create(actor_of(request), spec)
@@ -170,13 +171,16 @@ def _spec(request: Request[Any, Any, State], body: NewProvider, settings: Settin
         raise missing_field("router")
     local = body.type == "local"
     if body.type not in PUBLISHED_TYPES and not dialect_of(request).own_provider_types:
-        raise wrong_field("type", "Input should be 'albert', 'openai', 'mistral', 'tei' or 'vllm'", "enum")
+        words = "'albert', 'openai', 'mistral', 'tei' or 'vllm'"
+        raise wrong_field(
+            "type", f"Input should be {words}", "enum", input=body.type, ctx={"expected": words}
+        )
     _check_qos(body.qos_metric, body.qos_limit)
     url = None if body.url is None or local else trimmed("url", body.url, 4096)
     if url is None and not local:
         url = DEFAULT_URLS.get(body.type) if settings.egress_networks else None
         if url is None:
-            raise wrong_value("url", "URL is required for this model provider type.")
+            raise wrong_value("url", "URL is required for this model provider type.", body.url)
     return ProviderSpec(
         router_id=row_id(router),
         user_id=owner_of(account_of(request)),
@@ -197,12 +201,13 @@ def _spec(request: Request[Any, Any, State], body: NewProvider, settings: Settin
 
 def _check_qos(metric: QosMetric | None, limit: float | None) -> None:
     if metric is not None and limit is None:
-        raise wrong_value("qos_limit", "QoS value is required if QoS metric is provided.")
+        raise wrong_value("qos_limit", "QoS value is required if QoS metric is provided.", limit)
 
 
 def _zone(zone: str | None) -> str | None:
     if zone is not None and zone not in ZONES:
-        raise wrong_field("model_hosting_zone", "Input should be an ISO 3166-1 alpha-3 code or 'WOR'", "enum")
+        message = "Input should be an ISO 3166-1 alpha-3 code or 'WOR'"
+        raise wrong_field("model_hosting_zone", message, "enum", input=shown_input(zone))
     return zone
 
 
