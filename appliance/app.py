@@ -6,28 +6,32 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 from litestar import Litestar
 from litestar.config.app import AppConfig
+from litestar.connection import ASGIConnection
 from litestar.datastructures import State
 from litestar.exceptions import HTTPException
+from litestar.handlers import BaseRouteHandler
 from litestar.types import ASGIApp
 
 from appliance.accounts.housekeeping import keep_house
 from appliance.accounts.login import Logins
 from appliance.accounts.sealing import Sealer
-from appliance.api.authentication import authorize, require_access
+from appliance.api.authentication import authorize, on_loop, require_access
 from appliance.api.documentation import openapi_config
 from appliance.api.errors import error_response, http_error_response, internal_error_response
+from appliance.api.monitoring.backups import BackupCollector
 from appliance.api.monitoring.gauges import Box, Connections
 from appliance.api.monitoring.metrics import Metrics
 from appliance.api.observation import observed
-from appliance.api.monitoring.backups import BackupCollector
 from appliance.api.published import as_published
 from appliance.api.routes import routes
 from appliance.audit.keeper import AuditKeeper
 from appliance.control.commands import Commands
 from appliance.control.server import ControlServer
+from appliance.control.state import state_of
 from appliance.control.stores import Stores
 from appliance.control.vitals import Vitals
 from appliance.engines.cores import Cores
@@ -37,6 +41,7 @@ from appliance.gateway.gateway import Gateway
 from appliance.gateway.routing.health import HealthWatch
 from appliance.jobs.handlers import job_handlers
 from appliance.jobs.runner import JobRunner
+from appliance.releases.gate import WriteGate
 from appliance.service.presence import Presence
 from appliance.storage.spool import Spool
 
@@ -53,6 +58,7 @@ def build_app(
     """
     settings = stores.settings
     metrics = Metrics()
+    gate = WriteGate(settings.releases_dir, settings.data_dir)
     keeper = AuditKeeper(stores.database, stores.audit)
 
     @asynccontextmanager
@@ -67,7 +73,9 @@ def build_app(
             loop.call_soon_threadsafe(gateway.refresh_soon)
 
         jobs = JobRunner(stores.database, job_handlers(stores.packs, settings), job_ended)
-        control = ControlServer(settings.control_path, Commands(stores, jobs, gateway.refresh))
+        control = ControlServer(
+            settings.control_path, Commands(stores, jobs, gateway.refresh, lambda: state_of(catalog, gate))
+        )
         box = Box(
             catalog=catalog,
             gateway=gateway,
@@ -76,6 +84,7 @@ def build_app(
             connections=connections,
         )
         metrics.watch(box, stores.database)
+        metrics.registry.register(BackupCollector(settings))
         gateway.observers.append(metrics.called)
         app.state.catalog = catalog
         app.state.gateway = gateway
@@ -84,7 +93,6 @@ def build_app(
         async with AsyncExitStack() as started:
             started.push_async_callback(keeper.close)
             await keeper.start()
-        metrics.registry.register(BackupCollector(settings))
             started.push_async_callback(catalog.close)
             started.push_async_callback(gateway.close)
             await gateway.start()
@@ -95,6 +103,8 @@ def build_app(
             started.callback(housekeeping.cancel)
             started.push_async_callback(asyncio.to_thread, jobs.close)
             jobs.start()
+            watching = asyncio.create_task(gate.watch(), name="write gate")
+            started.callback(watching.cancel)
             started.push_async_callback(control.close)
             await control.start()
             if presence is not None:
@@ -103,10 +113,13 @@ def build_app(
                 presence.start(vitals.models, vitals.alive)
             yield
 
+    def writes_allowed(connection: ASGIConnection[Any, Any, Any, Any], _handler: BaseRouteHandler) -> None:
+        gate.require_open(str(connection.scope.get("method", "")))
+
     app = Litestar.from_config(
         AppConfig(
             route_handlers=routes(settings),
-            guards=[as_published, authorize],
+            guards=[on_loop(writes_allowed, as_published, authorize)],
             exception_handlers={
                 ApplianceError: error_response,
                 HTTPException: http_error_response,

@@ -84,6 +84,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     # Serve HTTP in the clear beyond loopback too, where others can read keys and prompts.
     allow_plain_http: bool = False
 
+    # Where install.sh puts the releases: releases/, current, and the journal of upgrades.
+    releases_dir: Path = Path("/opt/appliance")
+
     # Public keys (*.pub) that root trusts beside those built into the release.
     trust_dir: Path = Path("/etc/appliance/trust.d")
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -19,7 +19,7 @@ LAYERS = (
     {"api"},
     {"control"},
     {"gateway"},
-    {"jobs", "doctor"},
+    {"jobs", "doctor", "releases"},
     {"backup"},
     {"accounts", "engines", "bundles"},
     {"packs", "audit"},

@@ -16,7 +16,21 @@ from appliance.errors import ApplianceError
 class LazyGroup(click.Group):
     """Loads a command's module only when that command runs: ``appliance version`` needs no engine."""
 
-    COMMANDS = ("serve", "setup", "pack", "key", "user", "audit", "tls", "backup", "verify", "doctor", "version")
+    COMMANDS = (
+        "serve",
+        "setup",
+        "pack",
+        "key",
+        "user",
+        "audit",
+        "tls",
+        "backup",
+        "verify",
+        "upgrade",
+        "rollback",
+        "doctor",
+        "version",
+    )
     # Run by programs, not by people: help does not show them.
     HIDDEN = ("smoke",)
 

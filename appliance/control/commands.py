@@ -18,6 +18,7 @@ from appliance.backup.service import make_backup
 from appliance.control.errors import ControlError
 from appliance.control.stores import Stores
 from appliance.jobs.runner import JobRunner
+from appliance.releases.switching import ServiceState
 from appliance.signing.signatures import parse_signature
 from appliance.signing.trust import trust_store
 
@@ -30,11 +31,16 @@ class Commands:
     """The commands over open stores; ``packs_changed`` is awaited after a pack was removed."""
 
     def __init__(
-        self, stores: Stores, jobs: JobRunner, packs_changed: Callable[[], Awaitable[None]] | None = None
+        self,
+        stores: Stores,
+        jobs: JobRunner,
+        packs_changed: Callable[[], Awaitable[None]] | None = None,
+        state: Callable[[], ServiceState] | None = None,
     ) -> None:
         self._stores = stores
         self._jobs = jobs
         self._packs_changed = packs_changed
+        self._state = state
         # What is for the moment only makes sense in a service.
         self._serves = packs_changed is not None
 
@@ -43,6 +49,8 @@ class Commands:
         command = COMMANDS.get(name)
         if command is None:
             raise ControlError(f"unknown command {name!r}: is the service of another version?")
+        if name not in READS and self._state is not None and self._state().closed:
+            raise ControlError("the appliance is being upgraded: it takes writes again in a moment")
         return await command(self, arguments, progress)
 
     async def _key_create(self, arguments: dict[str, Any], _progress: Progress) -> Any:
@@ -152,6 +160,11 @@ class Commands:
         await self._audited("backup.create", made.name)
         return msgspec.to_builtins(made)
 
+    async def _service_state(self, _arguments: dict[str, Any], _progress: Progress) -> Any:
+        if self._state is None:
+            raise ControlError("the service does not run")
+        return msgspec.to_builtins(self._state())
+
     async def _audited(self, action: str, target: str) -> None:
         audit = self._stores.audit
         await self._stores.database.write(lambda db: audit.append(db, COMMAND_LINE, action, target))
@@ -177,6 +190,9 @@ def shown_source(source: str) -> str:
     return f"{source.partition('://')[0]}://{host.rpartition('@')[2]}{slash}{path}"
 
 
+# What a release on trial answers: what it wrote could not be kept.
+READS = frozenset({"audit.list", "audit.verify", "key.list", "service.state", "user.list"})
+
 COMMANDS: dict[str, Command] = {
     "audit.list": Commands._audit_list,  # noqa: SLF001 - the table belongs to the class
     "audit.verify": Commands._audit_verify,  # noqa: SLF001
@@ -186,6 +202,7 @@ COMMANDS: dict[str, Command] = {
     "key.revoke": Commands._key_revoke,  # noqa: SLF001
     "pack.install": Commands._pack_install,  # noqa: SLF001
     "pack.remove": Commands._pack_remove,  # noqa: SLF001
+    "service.state": Commands._service_state,  # noqa: SLF001
     "setup.code": Commands._setup_code,  # noqa: SLF001
     "setup.make": Commands._setup_make,  # noqa: SLF001
     "trust.import": Commands._trust_import,  # noqa: SLF001

@@ -1,0 +1,1 @@
+"""The releases on this box: staged, tried, switched to, and gone back from."""

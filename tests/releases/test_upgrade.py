@@ -1,0 +1,219 @@
+"""Upgrades that go well, that are refused, and that come back; and the way back by command."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from appliance.cli.upgrade import upgrade
+from appliance.errors import ApplianceError
+from appliance.releases import snapshot
+from appliance.releases.errors import ClosedForWritesError, ReleaseError
+from appliance.releases.journal import Journal, driving, read_journal, write_journal
+from appliance.releases.switching import resume, switch
+from appliance.signing.errors import SigningError
+from appliance.signing.keys import SecretKey
+from tests.releases.box import FakeBox, Maker
+
+
+def outcome(box: FakeBox) -> Journal:
+    journal = read_journal(box.layout.journal_path)
+    assert journal is not None
+    return journal
+
+
+def leftovers(box: FakeBox) -> list[str]:
+    hidden = [path.name for path in box.settings.data_dir.iterdir() if path.name.startswith(".upgrade")]
+    return hidden + [path.name for path in box.layout.releases.iterdir() if path.name.startswith(".")]
+
+
+def test_the_new_release_serves_with_the_data_of_the_old_one(box: FakeBox, maker: Maker) -> None:
+    box.upgrade(maker.bundle(2, schema=2))
+    assert box.layout.current().sequence == 2
+    assert box.service.release is not None
+    assert box.service.release.sequence == 2
+    assert "first" in box.service.rows()
+    box.service.write("second")
+    assert outcome(box).well
+    assert box.layout.keeper_link.readlink() == box.layout.current_link.readlink()
+    assert leftovers(box) == []
+
+
+def test_two_releases_are_kept(box: FakeBox, maker: Maker) -> None:
+    for sequence in (2, 3, 4):
+        box.upgrade(maker.bundle(sequence))
+    assert [release.sequence for release in box.layout.all()] == [3, 4]
+
+
+def test_writes_are_refused_and_reads_answered_until_the_release_has_shown_that_it_works(
+    box: FakeBox, maker: Maker
+) -> None:
+    tried: list[str] = []
+    real = box.service.ask
+
+    def ask() -> object:
+        state = real()
+        if state.closed:
+            assert "first" in box.service.rows()
+            with pytest.raises(ClosedForWritesError):
+                box.service.write("on trial")
+            tried.append(state.version)
+        return state
+
+    box.box = msgspec.structs.replace(box.box, ask=ask)
+    box.service.box = box.box
+    box.upgrade(maker.bundle(2))
+    assert tried == ["0.2"]
+
+
+@pytest.mark.parametrize(
+    "behaviour", [{"crashes": True}, {"broken": ["chat"]}], ids=["does-not-start", "loses-a-model"]
+)
+def test_a_release_that_does_not_work_leaves_the_old_one_and_the_old_store(
+    box: FakeBox, maker: Maker, behaviour: dict[str, object]
+) -> None:
+    before = box.service.rows()
+    with pytest.raises(ReleaseError, match="runs again; nothing was lost"):
+        box.upgrade(maker.bundle(2, schema=3, **behaviour))  # type: ignore[arg-type]
+    assert box.layout.current().sequence == 1
+    assert box.service.running()
+    # Not a row of the trial is left, and the schema is the old one (release 1 could not open number 3).
+    assert {row for row in box.service.rows() if "0.2" in row} == set()
+    assert before <= box.service.rows()
+    box.service.write("goes on")
+    assert [release.sequence for release in box.layout.all()] == [1]
+    assert leftovers(box) == []
+
+
+def test_a_release_that_dies_after_it_took_writes_leaves_them(box: FakeBox, maker: Maker) -> None:
+    with pytest.raises(ReleaseError, match="all that was written since"):
+        box.upgrade(maker.bundle(2, schema=2, dies_when_open=True))
+    assert box.layout.current().sequence == 1
+    # The store stays migrated: what was written meanwhile is in it.
+    assert "start 2-0.2 2" in box.service.rows()
+    assert snapshot.oldest_reader_of(box.settings.data_dir) == 1
+
+
+def test_a_release_whose_store_no_other_opens_stays_once_it_took_writes(box: FakeBox, maker: Maker) -> None:
+    with pytest.raises(ReleaseError, match="stays with"):
+        box.upgrade(maker.bundle(2, schema=3, dies_when_open=True))
+    assert box.layout.current().sequence == 2
+    box.service.start()
+
+
+def test_a_failed_smoke_test_changes_nothing(box: FakeBox, maker: Maker) -> None:
+    starts = box.service.starts
+    with pytest.raises(ReleaseError, match="failed its smoke test"):
+        box.upgrade(maker.bundle(2, verdict=1))
+    assert box.service.starts == starts
+    assert [release.sequence for release in box.layout.all()] == [1]
+    assert leftovers(box) == []
+
+
+def test_a_release_that_does_not_stop_the_service_in_time_changes_nothing(box: FakeBox, maker: Maker) -> None:
+    def stop() -> None:
+        raise ReleaseError("systemctl stop appliance.service failed: timed out")
+
+    box.service.stop = stop  # type: ignore[method-assign]
+    with pytest.raises(ReleaseError, match="timed out"):
+        box.upgrade(maker.bundle(2))
+    assert box.layout.current().sequence == 1
+
+
+def test_an_older_release_is_refused_in_words(box: FakeBox, maker: Maker) -> None:
+    older = maker.bundle(2)
+    box.upgrade(maker.bundle(3))
+    with pytest.raises(SigningError, match="older than number 3"):
+        box.upgrade(older)
+
+
+def test_the_same_release_is_refused_in_words(box: FakeBox, maker: Maker) -> None:
+    bundle = maker.bundle(2)
+    box.upgrade(bundle)
+    with pytest.raises(ReleaseError, match="what this box runs already"):
+        box.upgrade(bundle)
+
+
+def test_a_stranger_s_bundle_is_refused_before_anything_is_unpacked(box: FakeBox, maker: Maker) -> None:
+    with pytest.raises(SigningError, match="does not trust"):
+        box.upgrade(maker.bundle(2, key=SecretKey.generate()))
+    assert [path.name for path in box.layout.releases.iterdir() if path.is_dir()] == ["1-0.1"]
+
+
+def test_a_damaged_bundle_is_refused(box: FakeBox, maker: Maker) -> None:
+    bundle = maker.bundle(2)
+    data = bytearray(bundle.read_bytes())
+    data[len(data) // 2] ^= 1
+    bundle.write_bytes(data)
+    with pytest.raises(SigningError, match="damaged"):
+        box.upgrade(bundle)
+
+
+def test_a_release_that_was_gone_back_from_may_come_again(box: FakeBox, maker: Maker) -> None:
+    bundle = maker.bundle(2)
+    box.upgrade(bundle)
+    back(box)
+    assert box.layout.current().sequence == 1
+    box.upgrade(bundle)
+    assert box.layout.current().sequence == 2
+
+
+def back(box: FakeBox) -> None:
+    with box.box.driving():
+        current = box.layout.current()
+        switch(box.box, "rollback", current, box.layout.previous(current))
+
+
+def test_going_back_keeps_what_was_written(box: FakeBox, maker: Maker) -> None:
+    box.upgrade(maker.bundle(2, schema=2))
+    box.service.write("by the new release")
+    back(box)
+    assert box.service.release is not None
+    assert box.service.release.sequence == 1
+    assert {"first", "by the new release"} <= box.service.rows()
+    box.service.write("and on")
+
+
+def test_there_is_no_way_back_from_the_first_release(box: FakeBox) -> None:
+    with pytest.raises(ReleaseError, match="no release to go back to"):
+        back(box)
+
+
+def test_two_switches_do_not_meet(box: FakeBox, maker: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("appliance.releases.journal.LOCK_WAIT_SECONDS", 0.1)
+    with driving(box.layout.lock_path), pytest.raises(ReleaseError, match="going on"):
+        box.upgrade(maker.bundle(2))
+
+
+def test_a_dry_run_tries_and_switches_nothing(box: FakeBox, maker: Maker) -> None:
+    upgrade(box.settings, box.box, maker.bundle(2), dry_run=True)
+    assert [release.sequence for release in box.layout.all()] == [1]
+    assert read_journal(box.layout.journal_path) is None
+
+
+def test_a_start_on_a_quiet_box_changes_nothing(box: FakeBox) -> None:
+    assert resume(box.box) == ""
+
+
+def test_a_disk_that_is_too_full_for_copies_is_said_before_the_service_stops(
+    box: FakeBox, maker: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshot, "free_bytes", lambda _: 1 << 20)
+    starts = box.service.starts
+    with pytest.raises(ApplianceError, match="MiB free"):
+        box.upgrade(maker.bundle(2))
+    assert box.service.starts == starts
+
+
+def test_a_journal_of_another_data_directory_closes_no_gate(box: FakeBox) -> None:
+    journal = Journal(
+        kind="upgrade",
+        phase="trial",
+        before="1-0.1",
+        after="2-0.2",
+        data_dir="/elsewhere",
+        snapshot="",
+        began=0,
+    )
+    write_journal(box.layout.journal_path, journal)
+    box.service.write("open")
