@@ -18,6 +18,17 @@ _VISIBLE = ("/media", "/mnt", "/opt", "/srv")
 
 
 @contextmanager
+def keeping_user() -> Iterator[None]:
+    """Be the same user afterwards: a command that root runs without the service goes on as the store's owner."""
+    user, group = os.geteuid(), os.getegid()
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+        os.setegid(group)
+
+
+@contextmanager
 def reachable(settings: Settings, source: str) -> Iterator[str]:
     """Give a path under which the service's user finds the file ``source`` and its signature.
 

@@ -15,7 +15,7 @@ from appliance.bundles.packs import export_pack
 from appliance.cli import settings_of
 from appliance.cli.output import in_words, json_option, print_json, printable, progress_bar
 from appliance.cli.pack_keys import key_option, password_option, secret_key, sequence_option
-from appliance.cli.pack_source import reachable
+from appliance.cli.pack_source import keeping_user, reachable
 from appliance.config import Settings
 from appliance.control.client import run_command
 from appliance.packs.archive import SUFFIX
@@ -99,6 +99,7 @@ def import_(ctx: click.Context, paths: tuple[Path, ...], as_json: bool) -> None:
         with (
             reachable(settings, str(path.absolute())) as source,
             progress_bar(label, quiet=as_json) as progress,
+            keeping_user(),
         ):
             installed.append(run_command(settings, "pack.install", {"source": source}, progress))
     if as_json:
@@ -174,7 +175,8 @@ def _import_list(settings: Settings, path: Path) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise SigningError("damaged", f"{path.name} is damaged: not text") from error
     arguments = {"name": path.name, "document": document, "signature": signature.text()}
-    result: dict[str, Any] = run_command(settings, "trust.import", arguments)
+    with keeping_user():
+        result: dict[str, Any] = run_command(settings, "trust.import", arguments)
     return result
 
 
