@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
 from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
 from litestar.routes import BaseRoute, HTTPRoute
+from litestar.types import Guard
 
 from appliance.accounts.errors import AuthenticationError, PermissionDeniedError
 from appliance.accounts.keys import Account, Keyring
@@ -18,12 +19,28 @@ from appliance.audit.log import Actor
 from appliance.audit.refusals import RefusedKeys
 
 KEY_HEADERS = ("x-api-key", "unstructured-api-key")
+Connection = ASGIConnection[Any, Any, Any, Any]
+
 CACHE_SCOPE_HEADER = "x-appliance-cache-scope"
 _CACHE_SCOPE = re.compile(r"[0-9a-f]{32}")
 
 # What a route's ``access`` may be: everything else, and none at all, lets nobody in.
 PUBLIC = "public"
 KEY = "key"
+
+
+def on_loop(*guards: Callable[[Connection, BaseRouteHandler], None]) -> Guard:
+    """Return one guard that applies these in their order, on the event loop.
+
+    The framework would run each in a thread of its own pool: slower than what they do, and what they count is
+    the loop's.
+    """
+
+    async def guard(connection: Connection, handler: BaseRouteHandler) -> None:
+        for each in guards:
+            each(connection, handler)
+
+    return guard
 
 
 def authorize(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:

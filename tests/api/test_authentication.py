@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,6 +14,7 @@ from openai import OpenAI
 
 from appliance.accounts.keys import Account
 from appliance.api.authentication import CACHE_SCOPE_HEADER, cache_scope_of
+from appliance.storage.database import READERS
 from tests.service import KEY, Service
 
 PUBLIC = ["/health", "/healthcheck", "/health/ready", "/version", "/openapi.json", "/docs"]
@@ -92,3 +95,13 @@ def test_a_box_in_front_divides_the_scope_of_its_key_and_enters_no_other(
     headers = [] if said is None else [(CACHE_SCOPE_HEADER.encode(), said.encode())]
     asgi: Any = {"type": "http", "headers": headers, "user": account}
     assert cache_scope_of(ASGIConnection(asgi)) == scope
+
+
+def test_keys_are_looked_up_on_the_event_loop_alone(bare_service: Service) -> None:
+    """A thread for each look-up would cost more than it does, and have a connection to the store of its own."""
+    with bare_service.http as http, ThreadPoolExecutor(16) as pool:
+        statuses = set(pool.map(lambda _: http.get("/v1/models").status_code, range(200)))
+    assert statuses == {200}
+    files = [str(each.readlink()) for each in Path(f"/proc/{bare_service.process.pid}/fd").iterdir()]
+    # The writer's, the loop's, those of the reading threads; and of the start, which asks for an administrator.
+    assert sum(each.endswith("/appliance.db") for each in files) <= READERS + 3
