@@ -34,11 +34,18 @@ def die_with_parent() -> None:
     _prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
 
 
+# Where libffi keeps the code of callbacks (ctypes), it is mapped with the first of them. Under a service manager that
+# forbids memory which is writable and executable, that takes a file in memory, and a confined worker may write none.
+_CALLBACK = ctypes.CFUNCTYPE(None)
+_callbacks: list[object] = []
+
+
 def confine(limits: Limits) -> None:
     """Apply ``limits``, give up new privileges, and install the system-call filter.
 
     Raises SandboxError when one of them cannot be applied.
     """
+    _callbacks.append(_CALLBACK(lambda: None))
     _limit(resource.RLIMIT_CORE, 0)
     _limit(resource.RLIMIT_AS, limits.address_space)
     _limit(resource.RLIMIT_FSIZE, limits.file_size)
