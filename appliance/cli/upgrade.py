@@ -18,12 +18,16 @@ import click
 import msgspec
 
 from appliance.backup.swap import acting_as_owner
+from appliance.bundles.manifest import BundleManifest
+from appliance.bundles.reader import check_bundle
+from appliance.bundles.tree import check_tree
 from appliance.cli import settings_of
 from appliance.cli.output import progress_bar
 from appliance.config import Settings, loaded_file
 from appliance.control.client import run_command
 from appliance.control.errors import ControlError
 from appliance.control.stores import exclusive_lock
+from appliance.doctor.requirements import unmet
 from appliance.errors import ApplianceError
 from appliance.releases import snapshot, staging
 from appliance.releases.errors import ReleaseError
@@ -78,7 +82,7 @@ def command(
     if bundle is None:
         raise click.UsageError("name the system bundle (appliance-VERSION-NUMBER.tar.zst)", ctx)
     if tree is not None:
-        install_first(settings, box, bundle, tree)
+        install_first(settings, box, bundle, tree, dry_run=dry_run)
         return
     with uninterrupted():
         upgrade(settings, box, bundle, dry_run=dry_run)
@@ -98,6 +102,7 @@ def upgrade(settings: Settings, box: Box, bundle: Path, *, dry_run: bool) -> Non
         with progress_bar("Verifying", quiet=False) as progress:
             verified, manifest = staging.verify(bundle, trust, progress)
         staging.refuse_unfit(manifest, current)
+        require_machine(settings, manifest)
         was_there = layout.directory(manifest).exists()
         snapshot.require_room(settings.data_dir, MOST_COPIES)
         click.echo(f"{bundle.name}: signed by key {verified.key_id}.")
@@ -123,16 +128,22 @@ def upgrade(settings: Settings, box: Box, bundle: Path, *, dry_run: bool) -> Non
         switch(box, "upgrade", current, release, accept)
 
 
-def install_first(settings: Settings, box: Box, bundle: Path, tree: Path) -> None:
+def install_first(settings: Settings, box: Box, bundle: Path, tree: Path, *, dry_run: bool = False) -> None:
     """Make a release of the tree that install.sh unpacked, and the current one where there is none.
 
-    Prints one word: ``installed``; ``present`` when it is the current one; ``upgrade`` when another one is.
+    Prints one word: ``installed``; ``present`` when it is the current one; ``upgrade`` when another one is;
+    ``checked`` when nothing was to be done but that.
     """
     layout, trust = box.layout, trust_store(settings)
+    verified, manifest = staging.verify(bundle, trust)
+    require_machine(settings, manifest)
+    if dry_run:
+        check_tree(check_bundle(bundle, verified), tree)
+        click.echo("checked")
+        return
     layout.make()
     with box.driving():
         recorded = settings.data_dir.is_dir()
-        verified, manifest = staging.verify(bundle, trust)
         try:
             current: Release | None = layout.current()
         except ReleaseError:
@@ -179,6 +190,13 @@ def ask(settings: Settings) -> ServiceState:
         raise ControlError(f"the service does not answer as it should: {error}") from error
     finally:
         socket.setdefaulttimeout(before)
+
+
+def require_machine(settings: Settings, manifest: BundleManifest) -> None:
+    """Raise ReleaseError where this machine is not what the release needs."""
+    lacking = unmet(manifest.requires, settings.releases_dir)
+    if lacking:
+        raise ReleaseError(f"{manifest.name} {manifest.version} needs {'; '.join(lacking)}")
 
 
 def require_data(settings: Settings) -> None:

@@ -1,0 +1,218 @@
+"""``install.sh`` below a folder: a first install, again, an upgrade, what is refused, and removal.
+
+The tree is a script that runs this source; the archive is made as ``make archive`` makes it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from appliance.packs.store import PackStore
+from appliance.releases.layout import Layout
+from appliance.signing.keys import SecretKey, write_public_key
+from build.archive import Inputs, make_archive
+from tests.packs.sample import write_pack
+
+ROOT = Path(__file__).resolve().parents[2]
+# A release's program: the commands of this source, and a doctor and a smoke test that say what they are told to.
+PROGRAM = """#!/bin/sh
+here=$(dirname "$(readlink -f "$0")")
+case $1 in
+    doctor) echo "Port 443: another program listens"; exit "$(cat "$here/doctor")" ;;
+    smoke) echo "1 passed"; exit 0 ;;
+esac
+exec {python} -P -m appliance "$@"
+"""
+
+
+class Archive:
+    """What the maker carries to the box, unpacked there."""
+
+    def __init__(
+        self, folder: Path, key: SecretKey, sequence: int, *, doctor: int = 0, pack: bool = False
+    ) -> None:
+        tree = folder / f"tree-{sequence}"
+        (tree / "_internal").mkdir(parents=True)
+        (tree / "_internal" / "library.so").write_bytes(os.urandom(4096))
+        (tree / "appliance").write_text(PROGRAM.format(python=sys.executable))
+        (tree / "appliance").chmod(0o755)
+        (tree / "doctor").write_text(str(doctor))
+        trust = folder / "trust"
+        if not trust.exists():
+            trust.mkdir()
+            write_public_key(trust / "maker.pub", key.public)
+        packs = None
+        if pack:
+            packs = folder / "packs"
+            write_pack(packs / "tiny", {"a.bin": bytes(5000)}, "tiny")
+        made = make_archive(
+            Inputs(
+                tree=tree,
+                key=key,
+                sequence=sequence,
+                out=folder / "out",
+                trust=trust,
+                packs=packs,
+                version=f"0.{sequence}",
+            )
+        )
+        self.bundle = made.bundle
+        self.folder = folder / f"carried-{sequence}"
+        self.folder.mkdir()
+        subprocess.run(["tar", "-xf", str(made.outer), "-C", str(self.folder)], check=True)
+
+    def run(self, root: Path, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        command = [str(self.folder / "install.sh"), "--root", str(root), *options]
+        kept = {"PATH": os.environ["PATH"], **environment}
+        return subprocess.run(command, capture_output=True, text=True, env=kept, check=False)
+
+
+@pytest.fixture
+def key() -> SecretKey:
+    """Return the maker's key."""
+    return SecretKey.generate()
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Return the root of a box."""
+    return tmp_path / "root"
+
+
+def files_of(root: Path) -> dict[str, str]:
+    found = {}
+    for path in sorted(root.rglob("*")):
+        if path.is_file() and not path.is_symlink() and path.suffix not in (".lock", ".db-shm", ".db-wal"):
+            found[str(path.relative_to(root))] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
+
+
+def test_a_first_install_and_the_same_again(tmp_path: Path, key: SecretKey, root: Path) -> None:
+    archive = Archive(tmp_path, key, 7, pack=True)
+    done = archive.run(root)
+    assert done.returncode == 0, done.stderr
+    assert "set-up code" in done.stdout
+    current = Layout(root / "opt/appliance").current()
+    assert current.sequence == 7
+    assert (root / "opt/appliance/keeper/appliance").exists()
+    assert [pack.problem for pack in PackStore(root / "var/lib/appliance/packs").list()] == [None]
+    assert (root / "etc/systemd/system/appliance.service").is_file()
+    assert "keeper" in (root / "etc/systemd/system/appliance.service.d/keeper.conf").read_text()
+    assert (root / "usr/local/bin/appliance").readlink() == Path("/opt/appliance/current/appliance")
+    assert (root / "etc/appliance/trust.d/maker.pub").is_file()
+    assert not list((root / "opt/appliance/releases").glob(".*"))
+    configuration = root / "etc/appliance/appliance.toml"
+    configuration.write_text(configuration.read_text() + "# mine\n")
+    before = files_of(root / "opt")
+    again = archive.run(root)
+    assert again.returncode == 0, again.stderr
+    assert "installed already" in again.stdout
+    assert files_of(root / "opt") == before
+    assert configuration.read_text().endswith("# mine\n")
+
+
+def test_a_dry_run_leaves_nothing(tmp_path: Path, key: SecretKey, root: Path) -> None:
+    done = Archive(tmp_path, key, 7, pack=True).run(root, "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "would install" in done.stdout
+    assert files_of(root) == {}
+    assert not (root / "opt/appliance").exists()
+
+
+def test_an_unfit_machine_is_told_what_to_do(tmp_path: Path, key: SecretKey, root: Path) -> None:
+    done = Archive(tmp_path, key, 7, doctor=1).run(root)
+    assert done.returncode == 1
+    assert "another program listens" in done.stderr
+    assert "not fit" in done.stderr
+    assert files_of(root) == {}
+
+
+def test_a_damaged_archive_is_refused_before_anything_runs(
+    tmp_path: Path, key: SecretKey, root: Path
+) -> None:
+    archive = Archive(tmp_path, key, 7)
+    with (archive.folder / "tree.tar.gz").open("r+b") as file:
+        file.seek(500)
+        file.write(b"\0\0\0\0")
+    done = archive.run(root)
+    assert done.returncode == 1
+    assert "the archive is damaged" in done.stderr
+    assert not root.exists()
+
+
+def test_a_tree_that_is_not_the_signed_one_is_refused(tmp_path: Path, key: SecretKey, root: Path) -> None:
+    archive, other = Archive(tmp_path, key, 7), Archive(tmp_path, key, 8)
+    shutil.copy(other.folder / "tree.tar.gz", archive.folder / "tree.tar.gz")
+    renew_sums(archive.folder)
+    done = archive.run(root)
+    assert done.returncode == 1
+    assert "not the file that the signed bundle lists" in done.stderr
+    assert not (root / "opt/appliance/current").exists()
+
+
+def renew_sums(folder: Path) -> None:
+    """Write the checksums as somebody would who changed the archive."""
+    names = [line.split()[1] for line in (folder / "SHA256SUMS").read_text().splitlines()]
+    lines = [f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n" for name in names]
+    (folder / "SHA256SUMS").write_text("".join(lines))
+
+
+def test_another_key_under_a_trusted_name_is_refused(tmp_path: Path, key: SecretKey, root: Path) -> None:
+    assert Archive(tmp_path, key, 7).run(root).returncode == 0
+    stranger = tmp_path / "stranger"
+    stranger.mkdir()
+    done = Archive(stranger, SecretKey.generate(), 8).run(root)
+    assert done.returncode == 1
+    assert "another key than the archive's" in done.stderr
+    assert Layout(root / "opt/appliance").current().sequence == 7
+
+
+def test_removal_keeps_the_data_unless_told(tmp_path: Path, key: SecretKey, root: Path) -> None:
+    archive = Archive(tmp_path, key, 7, pack=True)
+    assert archive.run(root).returncode == 0
+    done = archive.run(root, "--uninstall")
+    assert done.returncode == 0, done.stderr
+    assert not (root / "opt/appliance").exists()
+    assert not (root / "usr/local/bin/appliance").is_symlink()
+    assert not list((root / "etc/systemd/system").iterdir())
+    assert (root / "var/lib/appliance/packs/tiny").is_dir()
+    assert (root / "etc/appliance/appliance.toml").is_file()
+    # And in again, over the data that were kept.
+    assert archive.run(root).returncode == 0
+    assert archive.run(root, "--uninstall", "--purge-data").returncode == 0
+    assert not (root / "var/lib/appliance").exists()
+    assert not (root / "etc/appliance").exists()
+
+
+def test_an_older_archive_does_not_come_back_over_removal(tmp_path: Path, key: SecretKey, root: Path) -> None:
+    older = Archive(tmp_path, key, 7)
+    newer = Archive(tmp_path, key, 8)
+    assert newer.run(root).returncode == 0
+    assert newer.run(root, "--uninstall").returncode == 0
+    done = older.run(root)
+    assert done.returncode == 1
+    assert "older than number 8" in done.stderr
+
+
+@pytest.mark.parametrize("options", [["--purge-data"], ["--never-heard-of"], ["--root"]])
+def test_wrong_calls_change_nothing(tmp_path: Path, key: SecretKey, root: Path, options: list[str]) -> None:
+    done = Archive(tmp_path, key, 7).run(root, *options)
+    assert done.returncode == 1
+    assert not root.exists()
+
+
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
+def test_the_script_is_clean() -> None:
+    subprocess.run(["shellcheck", str(ROOT / "build/install.sh")], check=True)
+
+
+def test_the_script_is_posix() -> None:
+    shell = shutil.which("dash") or "sh"
+    subprocess.run([shell, "-n", str(ROOT / "build/install.sh")], check=True)
