@@ -6,7 +6,7 @@ export APPLIANCE_DATA_DIR ?= $(CURDIR)/var
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 
-.PHONY: help serve packs packs-env test test-export test-clients soak check format bench lock bundle bundle-test archive clean
+.PHONY: help serve packs packs-env test test-export test-clients soak check format bench lock bundle bundle-test archive airgap-test airgap-plug-test clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -67,6 +67,12 @@ archive: $(if $(wildcard dist/appliance/appliance),$(VENV)/.dev,bundle) ## Sign 
 	@$(BIN)/python -m build.archive $(if $(KEY),--key "$(KEY)") $(if $(PASSWORD_FILE),--password-file "$(PASSWORD_FILE)") \
 		$(if $(SEQUENCE),--sequence $(SEQUENCE)) $(if $(TRUST),--trust "$(TRUST)") \
 		--packs "$(or $(PACKS),$(APPLIANCE_DATA_DIR)/packs)"
+
+airgap-test: bundle ## As root: install the archive on a fresh Debian 12 in a container and prove that nothing leaves it
+	@$(BIN)/python -m tests.airgap.box proof
+
+airgap-plug-test: bundle ## As root: pull that box's plug at POINTS (20) instants of an upgrade and of a backup
+	@$(BIN)/python -m tests.airgap.box plug --points $(or $(POINTS),20)
 
 clean: ## Remove the environments and caches of this clone (not the data in var/)
 	rm -rf $(VENV) .venv-packs .venv-bench .mypy_cache .ruff_cache .pytest_cache dist

@@ -1,0 +1,129 @@
+"""What is carried to the box: the archive of a first install, a next release, and some that must be refused."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from appliance.bundles.manifest import BundleManifest, parse_manifest
+from appliance.bundles.tree import list_tree
+from appliance.bundles.writer import write_bundle
+from appliance.signing.keys import SecretKey, write_public_key
+from appliance.signing.signatures import sign_file
+from build.archive import Inputs, make_archive
+from tests.airgap.box.shell import run
+from tests.service import link_default_packs
+
+# Another tree than that of ``make bundle``: BOX_TREE.
+TREE = Path(os.environ.get("BOX_TREE") or Path(__file__).parents[3] / "dist" / "appliance")
+FIRST, SECOND, NO_SMOKE, NO_SERVICE, FOREIGN = 1, 2, 3, 4, 5
+
+# The real program for everything but one command, which ends as a program does that does not work on this box.
+BROKEN = """#!/bin/sh
+for word in "$@"; do
+    case $word in
+        {command}) echo "this release is broken on purpose" >&2; exit 1 ;;
+    esac
+done
+exec "${{0%/*}}/appliance-that-works" "$@"
+"""
+
+
+@dataclass(frozen=True)
+class Goods:
+    """Files by what they are. All bundles have their signature beside them."""
+
+    outer: Path
+    sha256: str
+    first: Path
+    second: Path
+    fails_smoke: Path
+    fails_service: Path
+    foreign: Path
+    damaged: Path
+
+
+def make_goods(folder: Path) -> Goods:
+    """Make everything in ``folder`` from the frozen tree, with keys that nobody keeps."""
+    key, stranger = SecretKey.generate(), SecretKey.generate()
+    trust = folder / "keys"
+    trust.mkdir()
+    write_public_key(trust / "proof.pub", key.public)
+    link_default_packs(folder)
+    made = make_archive(
+        Inputs(tree=TREE, key=key, sequence=FIRST, out=folder, trust=trust, packs=folder / "packs")
+    )
+    shipped = folder / "tree"
+    shipped.mkdir()
+    run("tar", "-xf", str(made.outer), "-C", str(folder), "tree.tar.gz")
+    run("tar", "-xzf", str(folder / "tree.tar.gz"), "-C", str(shipped))
+    (folder / "tree.tar.gz").unlink()
+    bundles = {
+        SECOND: _variant(shipped, made.bundle, SECOND, key, None),
+        NO_SMOKE: _variant(shipped, made.bundle, NO_SMOKE, key, "smoke"),
+        NO_SERVICE: _variant(shipped, made.bundle, NO_SERVICE, key, "serve"),
+    }
+    foreign = _signed_by(bundles[SECOND], FOREIGN, stranger, folder / "foreign")
+    damaged = folder / "damaged" / bundles[SECOND].name
+    damaged.parent.mkdir()
+    for path in (bundles[SECOND], _signature(bundles[SECOND])):
+        shutil.copyfile(path, damaged.with_name(path.name))
+    _flip_a_bit(damaged)
+    shutil.rmtree(shipped)
+    return Goods(
+        outer=made.outer,
+        sha256=made.sha256,
+        first=made.bundle,
+        second=bundles[SECOND],
+        fails_smoke=bundles[NO_SMOKE],
+        fails_service=bundles[NO_SERVICE],
+        foreign=foreign,
+        damaged=damaged,
+    )
+
+
+def _variant(shipped: Path, first: Path, sequence: int, key: SecretKey, broken: str | None) -> Path:
+    """Write and sign another release of the shipped tree; ``broken`` names a command that fails in it."""
+    tree = shipped.with_name(f"tree-{sequence}")
+    shutil.copytree(shipped, tree, symlinks=True, copy_function=os.link)
+    (tree / "RELEASE").write_text(f"{sequence}\n")
+    if broken is not None:
+        (tree / "appliance").rename(tree / "appliance-that-works")
+        (tree / "appliance").write_text(BROKEN.format(command=broken))
+        (tree / "appliance").chmod(0o755)
+    manifest = msgspec.structs.replace(_manifest_of(first), sequence=sequence, files=list_tree(tree))
+    path = first.with_name(manifest.file_name)
+    write_bundle(tree, manifest, path)
+    sign_file(path, key, manifest.subject)
+    shutil.rmtree(tree)
+    return path
+
+
+def _manifest_of(bundle: Path) -> BundleManifest:
+    return parse_manifest(run("tar", "--zstd", "-xOf", str(bundle), "MANIFEST.json").stdout.encode())
+
+
+def _signature(bundle: Path) -> Path:
+    return bundle.with_name(f"{bundle.name}.minisig")
+
+
+def _signed_by(bundle: Path, sequence: int, key: SecretKey, folder: Path) -> Path:
+    """Copy a bundle and sign it with ``key``, as an attacker would: everything right but the key."""
+    folder.mkdir()
+    subject = msgspec.structs.replace(_manifest_of(bundle), sequence=sequence).subject
+    copy = folder / bundle.name
+    shutil.copyfile(bundle, copy)
+    sign_file(copy, key, subject)
+    return copy
+
+
+def _flip_a_bit(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.seek(path.stat().st_size // 2)
+        byte = file.read(1)[0]
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte ^ 1]))
