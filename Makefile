@@ -6,7 +6,7 @@ export APPLIANCE_DATA_DIR ?= $(CURDIR)/var
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 
-.PHONY: help serve packs packs-env test test-export test-clients soak check format bench lock bundle bundle-test archive airgap-test airgap-plug-test clean
+.PHONY: help serve packs packs-env test test-export test-clients soak check format bench lock bundle bundle-test archive airgap-test airgap-plug-test upgrade-test clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -18,7 +18,7 @@ packs: $(VENV)/.build ## Build the default model packs (cached) and put them int
 	@$(BIN)/python -m model_packs build --default --into "$(APPLIANCE_DATA_DIR)/packs"
 
 test: $(VENV)/.dev ## Run all tests but the optimum export and the Node client
-	$(BIN)/python -m pytest -m "not export and not clients and not bundle"
+	$(BIN)/python -m pytest -m "not export and not clients and not bundle and not upgrade"
 
 test-export: $(VENV)/.dev .venv-packs/.done ## Test the export through optimum (its own environment, with torch)
 	$(BIN)/python -m pytest -m export
@@ -73,6 +73,9 @@ airgap-test: bundle ## As root: install the archive on a fresh Debian 12 in a co
 
 airgap-plug-test: bundle ## As root: pull that box's plug at POINTS (20) instants of an upgrade and of a backup
 	@$(BIN)/python -m tests.airgap.box plug --points $(or $(POINTS),20)
+
+upgrade-test: $(VENV)/.dev ## Let the real program upgrade, break, come back and go back, on a box of its own
+	$(BIN)/python -m pytest -m upgrade tests/releases
 
 clean: ## Remove the environments and caches of this clone (not the data in var/)
 	rm -rf $(VENV) .venv-packs .venv-bench .mypy_cache .ruff_cache .pytest_cache dist
