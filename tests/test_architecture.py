@@ -87,7 +87,10 @@ def test_one_module_reads_settings_from_the_environment() -> None:
     for _, path in modules():
         # The package itself switches a library's telemetry off; workers clean their environment,
         # the frozen program the bootloader's, and a service takes over what its manager hands it.
-        if path.name not in {"config.py", "__init__.py", "frozen.py", "handover.py"} and "workers" not in path.parts:
+        if (
+            path.name not in {"config.py", "__init__.py", "frozen.py", "handover.py"}
+            and "workers" not in path.parts
+        ):
             text = path.read_text()
             assert "os.environ" not in text, path
             assert "getenv" not in text, path

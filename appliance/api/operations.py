@@ -18,13 +18,13 @@ from appliance.api.admin.routers import ChangedRouter, NewRouter
 from appliance.api.admin.tokens import NewToken
 from appliance.api.admin.users import UserCreation, UserUpdate
 from appliance.api.dialect import UNION, Dialect
-from appliance.api.openai.audio import AUDIO_FORM_SCHEMA
-from appliance.api.openai.chat import SearchChatRequest
-from appliance.api.openai.completions import CompletionRequest
-from appliance.api.openai.embeddings import EmbeddingRequest
+from appliance.api.openai.encoding.embeddings import EmbeddingRequest
+from appliance.api.openai.encoding.rerank import RerankRequest
+from appliance.api.openai.encoding.rerank_families import RootRerankRequest
+from appliance.api.openai.generation.chat import SearchChatRequest
+from appliance.api.openai.generation.completions import CompletionRequest
 from appliance.api.openai.ocr import OcrRequest
-from appliance.api.openai.rerank import RerankRequest
-from appliance.api.openai.rerank_families import RootRerankRequest
+from appliance.api.openai.speech.audio import AUDIO_FORM_SCHEMA
 from appliance.api.openai.tokenization import DetokenizeRequest, TokenizeRequest
 from appliance.api.openai.usage_report import UsageReportRequest
 from appliance.api.setup import Setup

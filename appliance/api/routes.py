@@ -56,14 +56,14 @@ from appliance.api.monitoring.hardware import gpu_info
 from appliance.api.monitoring.health import health, healthcheck, ready, version
 from appliance.api.monitoring.metrics import metrics
 from appliance.api.monitoring.opengatellm import opengatellm_health, opengatellm_metrics
-from appliance.api.openai.audio import transcriptions
-from appliance.api.openai.chat import chat_completions
-from appliance.api.openai.completions import completions
-from appliance.api.openai.embeddings import embeddings
+from appliance.api.openai.encoding.embeddings import embeddings
+from appliance.api.openai.encoding.rerank import rerank
+from appliance.api.openai.encoding.rerank_families import cohere_rerank, rerank_texts
+from appliance.api.openai.generation.chat import chat_completions
+from appliance.api.openai.generation.completions import completions
 from appliance.api.openai.models import get_model, list_models
 from appliance.api.openai.ocr import ocr
-from appliance.api.openai.rerank import rerank
-from appliance.api.openai.rerank_families import cohere_rerank, rerank_texts
+from appliance.api.openai.speech.audio import transcriptions
 from appliance.api.openai.tokenization import detokenize, tokenize, tokenizer_info
 from appliance.api.openai.usage_report import usage_report
 from appliance.api.setup import setup

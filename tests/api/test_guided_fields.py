@@ -9,8 +9,8 @@ import msgspec
 import pytest
 
 from appliance.api.dialect import COMPACTIFAI, COMPRESSA, UNION
-from appliance.api.openai.generation_fields import GenerationFields
-from appliance.api.openai.guided_fields import constraint_spec
+from appliance.api.openai.generation.fields import GenerationFields
+from appliance.api.openai.generation.guided_fields import constraint_spec
 from appliance.engines.generation.constraints.compiler import (
     Choice,
     ConstraintSpec,

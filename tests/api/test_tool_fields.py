@@ -11,7 +11,7 @@ from openai.lib.streaming.chat import ChatCompletionStreamState
 from openai.types.chat import ChatCompletionChunk
 
 from appliance.api.dialect import COMPACTIFAI, COMPRESSA, UNION, Dialect
-from appliance.api.openai.tool_fields import MAX_TOOLS, MAX_TOOLS_BYTES, ToolUse, tool_use
+from appliance.api.openai.generation.tool_fields import MAX_TOOLS, MAX_TOOLS_BYTES, ToolUse, tool_use
 from appliance.engines.generation.tools.formats import HERMES, LLAMA3_JSON
 from appliance.errors import InvalidRequestError
 
@@ -24,7 +24,7 @@ class Body(msgspec.Struct, kw_only=True):
     model: str = "small"
     tools: list[dict[str, Any]] | None = None
     tool_choice: Any = None
-    parallel_tool_calls: bool | None = None
+    parallel_tool_calls: bool | msgspec.UnsetType | None = None
     functions: list[dict[str, Any]] | None = None
     function_call: Any = None
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from appliance.api.openai.chat import SearchChatRequest
+from appliance.api.openai.generation.chat import SearchChatRequest
 from appliance.api.validation import field_errors
 from tests.service import Service
 

@@ -12,10 +12,10 @@ from appliance.api.disconnect import until_disconnect
 from appliance.api.errors import dialect_of
 from appliance.api.field_errors import wrong_value
 from appliance.api.model_call import OCR, begin
-from appliance.api.openai.forwarding_answer import account, own_id
-from appliance.api.openai.forwarding_body import received_fields, with_defaults
-from appliance.api.openai.forwarding_counts import token_count
-from appliance.api.openai.forwarding_target import client_of, headers_for, upstream_of
+from appliance.api.openai.forwarding.answer import account, own_id
+from appliance.api.openai.forwarding.body import received_fields, with_defaults
+from appliance.api.openai.forwarding.counts import token_count
+from appliance.api.openai.forwarding.target import client_of, headers_for, upstream_of
 from appliance.api.openai.usage import Meter
 from appliance.gateway.call import ModelCall
 from appliance.gateway.errors import ProviderBusyError

@@ -12,7 +12,7 @@ from litestar.datastructures import State
 from appliance.api.authentication import account_of
 from appliance.api.body import read_json
 from appliance.api.model_call import CHAT
-from appliance.api.openai.messages import Message, template_messages
+from appliance.api.openai.generation.messages import Message, template_messages
 from appliance.engines.generation.engine import GenerationEngine
 from appliance.errors import InvalidRequestError
 from appliance.gateway.catalog import Catalog

@@ -7,8 +7,8 @@ from typing import Any
 from litestar import Request
 
 from appliance.api.disconnect import until_disconnect
-from appliance.api.openai.forwarding_counts import token_count
-from appliance.api.openai.forwarding_target import client_of, headers_for, upstream_of
+from appliance.api.openai.forwarding.counts import token_count
+from appliance.api.openai.forwarding.target import client_of, headers_for, upstream_of
 from appliance.gateway.call import ModelCall
 from appliance.gateway.routing.records import Provider
 from appliance.gateway.upstream.families import path

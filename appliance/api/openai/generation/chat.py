@@ -15,22 +15,24 @@ from appliance.api.event_stream import event_stream
 from appliance.api.field_errors import InvalidFieldError
 from appliance.api.knowledge.search_tool import SearchArgs, check_required, refuse_search
 from appliance.api.model_call import CHAT, begin
-from appliance.api.openai.answer_head import answer_head
-from appliance.api.openai.chat_answer import ChatShape, chat_body, chat_events
-from appliance.api.openai.chat_turn import TextTurn, Turn
 from appliance.api.openai.checked_fields import checked_here
-from appliance.api.openai.choices import submit
-from appliance.api.openai.context_limit import check_truncation
-from appliance.api.openai.forwarding import forward
-from appliance.api.openai.generation_checks import (
+from appliance.api.openai.forwarding.forward import forward
+from appliance.api.openai.generation.answer_head import answer_head
+from appliance.api.openai.generation.chat_answer import ChatShape, chat_body, chat_events
+from appliance.api.openai.generation.chat_turn import TextTurn, Turn
+from appliance.api.openai.generation.checks import (
     check_logprobs,
     check_ranges,
     check_relations,
     naming,
     refused,
 )
-from appliance.api.openai.generation_fields import GenerationFields, StreamOptions
-from appliance.api.openai.generation_request import (
+from appliance.api.openai.generation.choices import submit
+from appliance.api.openai.generation.context_limit import check_truncation
+from appliance.api.openai.generation.fields import GenerationFields, StreamOptions
+from appliance.api.openai.generation.guided_fields import constraint_spec
+from appliance.api.openai.generation.messages import Message, template_messages
+from appliance.api.openai.generation.request import (
     Wishes,
     affordable,
     check_logprobs_amount,
@@ -39,10 +41,8 @@ from appliance.api.openai.generation_request import (
     generation_request,
     sampling_of,
 )
-from appliance.api.openai.guided_fields import constraint_spec
-from appliance.api.openai.messages import Message, template_messages
-from appliance.api.openai.template_fields import check_template_fields, template_variables
-from appliance.api.openai.tool_fields import ToolUse, tool_use
+from appliance.api.openai.generation.template_fields import check_template_fields, template_variables
+from appliance.api.openai.generation.tool_fields import ToolUse, tool_use
 from appliance.api.openai.usage import Meter
 from appliance.config import Settings
 from appliance.engines.generation.constraints.compiler import ConstraintSpec, LarkGrammar

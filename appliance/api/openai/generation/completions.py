@@ -14,15 +14,17 @@ from appliance.api.disconnect import at_end, until_disconnect
 from appliance.api.errors import dialect_of
 from appliance.api.event_stream import event_stream
 from appliance.api.model_call import CHAT, begin
-from appliance.api.openai.answer_head import answer_head
-from appliance.api.openai.choices import submit
-from appliance.api.openai.completion_answer import Shape, completion_body, completion_events
-from appliance.api.openai.completion_choice import Showing
-from appliance.api.openai.context_limit import check_truncation
-from appliance.api.openai.forwarding import forward
-from appliance.api.openai.generation_checks import check_logprobs, check_ranges, check_relations, refused
-from appliance.api.openai.generation_fields import GenerationFields, StreamOptions
-from appliance.api.openai.generation_request import (
+from appliance.api.openai.forwarding.forward import forward
+from appliance.api.openai.generation.answer_head import answer_head
+from appliance.api.openai.generation.checks import check_logprobs, check_ranges, check_relations, refused
+from appliance.api.openai.generation.choices import submit
+from appliance.api.openai.generation.completion_answer import Shape, completion_body, completion_events
+from appliance.api.openai.generation.completion_choice import Showing
+from appliance.api.openai.generation.context_limit import check_truncation
+from appliance.api.openai.generation.fields import GenerationFields, StreamOptions
+from appliance.api.openai.generation.guided_fields import constraint_spec
+from appliance.api.openai.generation.prompts import Prompt, prompts_of
+from appliance.api.openai.generation.request import (
     Wishes,
     affordable,
     check_amount,
@@ -32,8 +34,6 @@ from appliance.api.openai.generation_request import (
     generation_request,
     sampling_of,
 )
-from appliance.api.openai.guided_fields import constraint_spec
-from appliance.api.openai.prompts import Prompt, prompts_of
 from appliance.api.openai.usage import Meter
 from appliance.engines.generation.contract import GenerationRequest
 from appliance.engines.generation.engine import GenerationEngine

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from appliance.api.openai.generation_checks import refused
+from appliance.api.openai.generation.checks import refused
 from appliance.errors import InvalidRequestError
 
 

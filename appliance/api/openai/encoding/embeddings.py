@@ -18,7 +18,7 @@ from appliance.api.errors import dialect_of
 from appliance.api.field_errors import FieldError, InvalidFieldError, UnprocessableError
 from appliance.api.model_call import EMBEDDING, begin
 from appliance.api.openai.checked_fields import checked_here
-from appliance.api.openai.forwarding import forward
+from appliance.api.openai.forwarding.forward import forward
 from appliance.api.openai.text_or_tokens import text_or_tokens
 from appliance.api.openai.usage import Meter, PromptUsage
 from appliance.api.validation import MAX_ERRORS, list_length_error, text_length_error, value_errors

@@ -9,7 +9,7 @@ from litestar import Request
 
 from appliance.api.body import decoded
 from appliance.api.dialect import Dialect
-from appliance.api.openai.generation_fields import StreamOptions
+from appliance.api.openai.generation.fields import StreamOptions
 from appliance.gateway.call import ModelCall
 from appliance.gateway.routing.records import Provider
 from appliance.gateway.upstream.client import Fields, Upstream

@@ -18,8 +18,8 @@ from appliance.api.event_stream import event_stream
 from appliance.api.field_errors import FieldError, UnprocessableError
 from appliance.api.form import Form, shown
 from appliance.api.model_call import TRANSCRIPTION, enter
-from appliance.api.openai.audio_gateway import gateway_form, gateway_transcription, limited_form
-from appliance.api.openai.forwarding_audio import forward_transcription
+from appliance.api.openai.forwarding.audio import forward_transcription
+from appliance.api.openai.speech.audio_gateway import gateway_form, gateway_transcription, limited_form
 from appliance.api.openai.usage import Meter
 from appliance.config import Settings
 from appliance.engines.speech.contract import AudioInfo, Segment, TranscriptionOptions

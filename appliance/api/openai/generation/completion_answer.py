@@ -8,12 +8,12 @@ from typing import Any
 
 import msgspec
 
-from appliance.api.openai.choices import Choices
-from appliance.api.openai.completion_choice import Echo, GrowingChoice, Showing, echo_of
-from appliance.api.openai.generation_fields import StreamOptions
-from appliance.api.openai.logprobs import CompletionLogprobs, prompt_logprobs, shaped
-from appliance.api.openai.prompts import Prompt
-from appliance.api.openai.stream_chunks import ChunkWriter, encode
+from appliance.api.openai.generation.choices import Choices
+from appliance.api.openai.generation.completion_choice import Echo, GrowingChoice, Showing, echo_of
+from appliance.api.openai.generation.fields import StreamOptions
+from appliance.api.openai.generation.logprobs import CompletionLogprobs, prompt_logprobs, shaped
+from appliance.api.openai.generation.prompts import Prompt
+from appliance.api.openai.generation.stream_chunks import ChunkWriter, encode
 from appliance.api.openai.usage import Meter, Usage
 from appliance.engines.generation.contract import Answer
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 from appliance.api.dialect import Dialect
 from appliance.api.field_errors import InvalidFieldError
-from appliance.api.openai.generation_fields import GenerationFields
+from appliance.api.openai.generation.fields import GenerationFields
 from appliance.api.validation import list_length_error
 from appliance.engines.errors import InputRefusedError
 from appliance.engines.generation.logits.sampling import GREEDY_BELOW

@@ -8,9 +8,9 @@ from typing import Literal, TypeVar
 
 import msgspec
 
-from appliance.api.openai.context_limit import completion_limit
-from appliance.api.openai.generation_checks import check_min_tokens, logit_bias_of, naming, refused
-from appliance.api.openai.generation_fields import GenerationFields
+from appliance.api.openai.generation.checks import check_min_tokens, logit_bias_of, naming, refused
+from appliance.api.openai.generation.context_limit import completion_limit
+from appliance.api.openai.generation.fields import GenerationFields
 from appliance.engines.generation.constraints.compiler import ConstraintSpec
 from appliance.engines.generation.contract import GenerationRequest, Sampling
 from appliance.engines.generation.engine import GenerationEngine

@@ -6,7 +6,7 @@ import time
 import uuid
 from typing import Any
 
-from appliance.api.openai.fingerprint import system_fingerprint
+from appliance.api.openai.generation.fingerprint import system_fingerprint
 from appliance.packs.manifest import Manifest
 
 

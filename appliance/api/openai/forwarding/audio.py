@@ -13,9 +13,9 @@ from litestar import Request, Response
 from appliance.api.disconnect import at_end, until_disconnect
 from appliance.api.errors import dialect_of
 from appliance.api.event_stream import event_stream
-from appliance.api.openai.audio_gateway import gateway_transcription
-from appliance.api.openai.forwarding_answer import choices_of
-from appliance.api.openai.forwarding_target import client_of, headers_for, upstream_of
+from appliance.api.openai.forwarding.answer import choices_of
+from appliance.api.openai.forwarding.target import client_of, headers_for, upstream_of
+from appliance.api.openai.speech.audio_gateway import gateway_transcription
 from appliance.api.openai.usage import Meter
 from appliance.gateway.call import ModelCall
 from appliance.gateway.errors import UpstreamError
@@ -27,7 +27,7 @@ from appliance.gateway.upstream.families import path
 from appliance.gateway.upstream.uploads import audio_ending, json_around, multipart
 
 if TYPE_CHECKING:
-    from appliance.api.openai.audio import TranscriptionForm
+    from appliance.api.openai.speech.audio import TranscriptionForm
 
 # Families whose streams are OpenAI's transcript events; the others are asked for the whole text.
 STREAMING = ("openai", "appliance")

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from appliance.api.openai.generation_fields import StreamOptions
+from appliance.api.openai.generation.fields import StreamOptions
 from appliance.api.openai.usage import Meter
 
 encode = msgspec.json.Encoder().encode

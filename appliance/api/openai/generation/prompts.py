@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from appliance.api.openai.generation_checks import naming, refused
+from appliance.api.openai.generation.checks import naming, refused
 from appliance.api.openai.text_or_tokens import text_or_tokens
 from appliance.engines.generation.engine import GenerationEngine
 from appliance.errors import InvalidRequestError

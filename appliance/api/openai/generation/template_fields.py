@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from appliance.api.openai.generation_checks import refused
+from appliance.api.openai.generation.checks import refused
 
 MAX_DOCUMENTS = 1000
 MAX_VARIABLES = 64

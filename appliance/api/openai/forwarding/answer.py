@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from litestar import Request
 
-from appliance.api.openai.forwarding_counts import MAX_CHARACTERS, token_count
+from appliance.api.openai.forwarding.counts import MAX_CHARACTERS, token_count
 from appliance.api.openai.usage import Meter
 from appliance.gateway.call import ModelCall
 from appliance.gateway.upstream.client import INLINE_BYTES, Fields, Upstream

@@ -6,9 +6,14 @@ from collections.abc import Sequence
 
 import msgspec
 
-from appliance.api.openai.choices import PromptLogprobs
-from appliance.api.openai.logprobs import CompletionLogprobs, TextOffsets, Vocabulary, completion_logprobs
-from appliance.api.openai.prompts import Prompt
+from appliance.api.openai.generation.choices import PromptLogprobs
+from appliance.api.openai.generation.logprobs import (
+    CompletionLogprobs,
+    TextOffsets,
+    Vocabulary,
+    completion_logprobs,
+)
+from appliance.api.openai.generation.prompts import Prompt
 from appliance.engines.generation.contract import TokenLogprob
 
 

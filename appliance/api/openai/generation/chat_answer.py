@@ -8,11 +8,11 @@ from typing import Any
 
 import msgspec
 
-from appliance.api.openai.chat_turn import AssistantMessage, Turn, assistant_message
-from appliance.api.openai.choices import Choices
-from appliance.api.openai.generation_fields import StreamOptions
-from appliance.api.openai.logprobs import Vocabulary, chat_logprobs, prompt_logprobs, shaped
-from appliance.api.openai.stream_chunks import ChunkWriter, encode
+from appliance.api.openai.generation.chat_turn import AssistantMessage, Turn, assistant_message
+from appliance.api.openai.generation.choices import Choices
+from appliance.api.openai.generation.fields import StreamOptions
+from appliance.api.openai.generation.logprobs import Vocabulary, chat_logprobs, prompt_logprobs, shaped
+from appliance.api.openai.generation.stream_chunks import ChunkWriter, encode
 from appliance.api.openai.usage import Meter, Usage
 from appliance.engines.generation.contract import Answer, Delta, TokenLogprob
 

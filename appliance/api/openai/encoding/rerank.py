@@ -17,7 +17,7 @@ from appliance.api.disconnect import until_disconnect
 from appliance.api.errors import dialect_of
 from appliance.api.field_errors import FieldError, UnprocessableError, missing_field
 from appliance.api.model_call import RERANKING, begin
-from appliance.api.openai.forwarding_scores import forwarded_scores
+from appliance.api.openai.forwarding.scores import forwarded_scores
 from appliance.api.openai.usage import Meter, PromptUsage
 from appliance.api.validation import MAX_ERRORS, list_length_error, text_length_error
 from appliance.engines.encoding.reranking import RerankEngine

@@ -11,7 +11,7 @@ from litestar.datastructures import State
 
 from appliance.api.field_errors import FieldError, UnprocessableError
 from appliance.api.model_call import RERANKING, begin
-from appliance.api.openai.rerank import (
+from appliance.api.openai.encoding.rerank import (
     Document,
     Ranking,
     RerankOptions,

@@ -14,8 +14,8 @@ from appliance.api.body import decoded
 from appliance.api.disconnect import at_end, until_disconnect
 from appliance.api.errors import dialect_of
 from appliance.api.event_stream import event_stream
-from appliance.api.openai.forwarding_answer import Relay, account, generation_answer, own_id
-from appliance.api.openai.forwarding_body import (
+from appliance.api.openai.forwarding.answer import Relay, account, generation_answer, own_id
+from appliance.api.openai.forwarding.body import (
     EMBEDDING_DEFAULTS,
     Asked,
     generation_fields,
@@ -23,9 +23,9 @@ from appliance.api.openai.forwarding_body import (
     reserve,
     with_defaults,
 )
-from appliance.api.openai.forwarding_counts import flat_texts, message_texts, token_count
-from appliance.api.openai.forwarding_target import client_of, headers_for, upstream_of
-from appliance.api.openai.generation_fields import StreamOptions
+from appliance.api.openai.forwarding.counts import flat_texts, message_texts, token_count
+from appliance.api.openai.forwarding.target import client_of, headers_for, upstream_of
+from appliance.api.openai.generation.fields import StreamOptions
 from appliance.api.openai.usage import Meter
 from appliance.gateway.call import ModelCall
 from appliance.gateway.routing.records import Provider

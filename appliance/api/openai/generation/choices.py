@@ -14,9 +14,9 @@ from typing import Protocol
 
 import msgspec
 
-from appliance.api.openai.generation_fields import GenerationFields
-from appliance.api.openai.generation_request import sequence_seed
-from appliance.api.openai.merged import merged
+from appliance.api.openai.generation.fields import GenerationFields
+from appliance.api.openai.generation.merged import merged
+from appliance.api.openai.generation.request import sequence_seed
 from appliance.engines.generation.answers import best_of, whole
 from appliance.engines.generation.contract import (
     Answer,
