@@ -30,6 +30,7 @@ from appliance.api.published import as_published
 from appliance.api.routes import routes
 from appliance.audit.keeper import AuditKeeper
 from appliance.control.commands import Commands
+from appliance.control.pack_trials import PackTrials
 from appliance.control.server import ControlServer
 from appliance.control.state import state_of
 from appliance.control.stores import Stores
@@ -73,9 +74,9 @@ def build_app(
             loop.call_soon_threadsafe(gateway.refresh_soon)
 
         jobs = JobRunner(stores.database, job_handlers(stores.packs, settings), job_ended)
-        control = ControlServer(
-            settings.control_path, Commands(stores, jobs, gateway.refresh, lambda: state_of(catalog, gate))
-        )
+        trials = PackTrials(stores.packs, catalog, gateway.refresh)
+        commands = Commands(stores, jobs, gateway.refresh, lambda: state_of(catalog, gate), trials.outcome)
+        control = ControlServer(settings.control_path, commands)
         box = Box(
             catalog=catalog,
             gateway=gateway,
@@ -103,6 +104,8 @@ def build_app(
             started.callback(housekeeping.cancel)
             started.push_async_callback(asyncio.to_thread, jobs.close)
             jobs.start()
+            looking = asyncio.create_task(trials.watch(), name="packs on trial")
+            started.callback(looking.cancel)
             watching = asyncio.create_task(gate.watch(), name="write gate")
             started.callback(watching.cancel)
             started.push_async_callback(control.close)

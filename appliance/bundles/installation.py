@@ -80,5 +80,5 @@ def install_pack(
             trust.accept(verified)
 
     reader = None if source.is_dir() else pack_reader(verified)
-    manifest = packs.install(source, progress, cancelled, reader=reader, accept=accept)
+    manifest = packs.install(source, progress, cancelled, reader=reader, accept=accept, keep_previous=True)
     return Installed(manifest=manifest, verified=verified)

@@ -36,11 +36,13 @@ class Commands:
         jobs: JobRunner,
         packs_changed: Callable[[], Awaitable[None]] | None = None,
         state: Callable[[], ServiceState] | None = None,
+        pack_outcome: Callable[[str, str], Awaitable[str | None]] | None = None,
     ) -> None:
         self._stores = stores
         self._jobs = jobs
         self._packs_changed = packs_changed
         self._state = state
+        self._pack_outcome = pack_outcome
         # What is for the moment only makes sense in a service.
         self._serves = packs_changed is not None
 
@@ -107,7 +109,14 @@ class Commands:
         # Before the work: the job may outlive this command.
         await self._audited("pack.install", shown)
         job = await self._jobs.submit("pack-install", {"source": source, "allow_unsigned": allow_unsigned})
-        return await self._jobs.wait(job, progress)
+        installed = await self._jobs.wait(job, progress)
+        if self._pack_outcome is not None:
+            reason = await self._pack_outcome(str(installed["name"]), str(installed["version"]))
+            if reason is not None:
+                raise ControlError(
+                    f"the new version of {installed['name']} cannot be loaded ({reason}): the former one serves again"
+                )
+        return installed
 
     async def _pack_remove(self, arguments: dict[str, Any], _progress: Progress) -> Any:
         await asyncio.to_thread(self._stores.packs.remove, str(arguments["name"]))

@@ -3,6 +3,7 @@
 Names with a leading dot are the store's own: ``.lock``, ``.verified`` (hash cache), and what an
 interrupted change leaves behind until the next sweep: ``.staging-*`` (a pack being written, or the
 old one after a swap), ``.old-NAME`` (the old one, where names cannot be swapped), ``.removed-*``.
+``.previous-NAME`` is a pack that was replaced and is kept until the new one has shown that it loads.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,6 +35,7 @@ Reader = Callable[[Path, Sink, Meter], Manifest]
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _BLOCK = 4096
+_PREVIOUS = ".previous-"
 
 
 class InstalledPack(msgspec.Struct, frozen=True, kw_only=True):
@@ -137,6 +140,7 @@ class PackStore:
         *,
         reader: Reader | None = None,
         accept: Callable[[Manifest], None] | None = None,
+        keep_previous: bool = False,
     ) -> Manifest:
         """Install an archive or an unpacked pack; a pack of the same name is replaced in one step.
 
@@ -146,14 +150,15 @@ class PackStore:
 
         Where the source comes from is not looked at: ``appliance.bundles.installation`` does that, and
         passes the ``reader`` of a signed bundle. ``accept`` is called when the new pack is whole and on
-        disk, right before it takes the old one's place; it may raise to refuse it.
+        disk, right before it takes the old one's place; it may raise to refuse it. ``keep_previous`` keeps
+        another version that is replaced, for ``put_back_previous`` or ``drop_previous``.
         """
         meter = Meter(progress, cancelled)
         try:
             self._create()
             with hold(self._lock, meter):
                 self._sweep()
-                return self._install(source, meter, reader or read_pack, accept)
+                return self._install(source, meter, reader or read_pack, accept, keep_previous)
         except OSError as error:
             raise refusal(error, f"install {source.name}") from error
 
@@ -168,6 +173,7 @@ class PackStore:
                 (self.path / name).rename(removed)
                 sync_directory(self.path)
                 remove(removed)
+                self._drop(self.path / f"{_PREVIOUS}{name}")
         except OSError as error:
             raise refusal(error, f"remove the pack {name}") from error
 
@@ -213,7 +219,12 @@ class PackStore:
         return InstalledPack(name=name, directory=directory, manifest=manifest, problem=None)
 
     def _install(
-        self, source: Path, meter: Meter, reader: Reader, accept: Callable[[Manifest], None] | None
+        self,
+        source: Path,
+        meter: Meter,
+        reader: Reader,
+        accept: Callable[[Manifest], None] | None,
+        keep_previous: bool,
     ) -> Manifest:
         staging = self.path / f".staging-{secrets.token_hex(8)}"
         try:
@@ -223,11 +234,55 @@ class PackStore:
             meter.check()
             if accept is not None:
                 accept(manifest)
+            if keep_previous:
+                self._keep_previous(manifest)
             replace(staging, self.path / manifest.name, self.path / f".old-{manifest.name}")
         except BaseException:
             remove(staging)
             raise
         return manifest
+
+    def previous(self) -> tuple[str, ...]:
+        """Return the names of packs whose version of before is still kept."""
+        if not self.path.is_dir():
+            return ()
+        return tuple(sorted(path.name.removeprefix(_PREVIOUS) for path in self.path.glob(f"{_PREVIOUS}*")))
+
+    def drop_previous(self, name: str) -> None:
+        """Remove the kept version of before: the new one works."""
+        with hold(self._lock, Meter()):
+            self._drop(self.path / f"{_PREVIOUS}{name}")
+
+    def put_back_previous(self, name: str) -> None:
+        """Put the kept version in place of the new one, which does not work. Raises PackError."""
+        try:
+            with hold(self._lock, Meter()):
+                kept = self.path / f"{_PREVIOUS}{name}"
+                if kept.is_dir():
+                    replace(kept, self.path / name, self.path / f".removed-{secrets.token_hex(8)}")
+        except OSError as error:
+            raise refusal(error, f"go back to the former version of {name}") from error
+
+    def _keep_previous(self, manifest: Manifest) -> None:
+        """Give the installed version a second name, file by file, when it is whole and another one."""
+        kept = self.path / f"{_PREVIOUS}{manifest.name}"
+        old = self.path / manifest.name
+        if kept.exists() or not old.is_dir() or self._look(manifest.name).manifest in (None, manifest):
+            return  # the version that is known to work stays the one to go back to
+        staging = self.path / f".staging-{secrets.token_hex(8)}"
+        # Links: the files of a pack are never written in place. A pack may itself be a link to a built one.
+        shutil.copytree(old.resolve(), staging, copy_function=_second_name)
+        for folder, _, _ in os.walk(staging):
+            sync_directory(Path(folder))
+        staging.rename(kept)
+        sync_directory(self.path)
+
+    def _drop(self, path: Path) -> None:
+        if path.exists():
+            removed = self.path / f".removed-{secrets.token_hex(8)}"
+            path.rename(removed)
+            sync_directory(self.path)
+            remove(removed)
 
     def _admit(self, manifest: Manifest) -> None:
         needed = RESERVE_BYTES + sum(-(-entry.size // _BLOCK) * _BLOCK for entry in manifest.file)
@@ -249,6 +304,15 @@ class PackStore:
                 remove(path)
             elif path.name.startswith(".old-"):
                 put_back(path, self.path / path.name.removeprefix(".old-"))
+
+
+def _second_name(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another disk, or one without links
+        shutil.copyfile(source, target)
+        with open(target, "rb") as file:  # noqa: PTH123 - names, as copytree gives them
+            os.fsync(file.fileno())
 
 
 def read_pack(source: Path, sink: Sink, meter: Meter) -> Manifest:
