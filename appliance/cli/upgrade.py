@@ -135,7 +135,10 @@ def install_first(settings: Settings, box: Box, bundle: Path, tree: Path, *, dry
     ``checked`` when nothing was to be done but that.
     """
     layout, trust = box.layout, trust_store(settings)
-    verified, manifest = staging.verify(bundle, trust)
+    # What runs here already is no step back, though a later one may have been accepted before a rollback.
+    verified, manifest = staging.verify(bundle, trust, check_sequence=False)
+    if layout.running() != manifest:
+        trust.check_sequence(verified, verified.key_id)
     require_machine(settings, manifest)
     if dry_run:
         check_tree(check_bundle(bundle, verified), tree)

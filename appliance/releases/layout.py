@@ -98,6 +98,13 @@ class Layout:
             ) from None
         return self.get(name)
 
+    def running(self) -> BundleManifest | None:
+        """Return the manifest of the current release, None where none is installed."""
+        try:
+            return self.current().manifest
+        except ReleaseError:
+            return None
+
     def previous(self, current: Release) -> Release:
         """Return the release to go back to. Raises ReleaseError when there is none."""
         older = [release for release in self.all() if release.sequence < current.sequence]

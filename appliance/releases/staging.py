@@ -20,10 +20,12 @@ NAME = "appliance"
 
 
 def verify(
-    bundle: Path, trust: TrustStore, progress: Progress | None = None
+    bundle: Path, trust: TrustStore, progress: Progress | None = None, *, check_sequence: bool = True
 ) -> tuple[Verified, BundleManifest]:
     """Check who signed a system bundle, and read what it says it is. Raises SigningError, BundleError."""
-    verified = verify_file(bundle, trust, kind="system", name=NAME, progress=progress)
+    verified = verify_file(
+        bundle, trust, kind="system", name=NAME, check_sequence=check_sequence, progress=progress
+    )
     return verified, read_bundle_manifest(bundle, verified)
 
 

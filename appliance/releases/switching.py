@@ -85,7 +85,7 @@ class Box(msgspec.Struct, frozen=True, kw_only=True):
 def switch(
     box: Box, kind: str, before: Release, after: Release, accept: Callable[[], None] = lambda: None
 ) -> None:
-    """Run ``after`` in place of ``before``; the caller drives. ``accept`` is called before anything changes place.
+    """Run ``after`` in place of ``before``; the caller drives. ``accept`` is called before it opens for writes.
 
     When this returns the new release works and takes writes. When it raises ReleaseError, whose text says why,
     the old one runs again. When the process dies at any instant, ``resume`` leads to one of the two.
@@ -110,13 +110,14 @@ def switch(
         with acting_as_owner(box.data_dir), box.lock(box.lock_file):
             snapshot.require_room(box.data_dir, 2)
             snapshot.take(box.data_dir, journal.snapshot, box.configuration)
-        accept()
         journal = _into(box, journal, "switching")
         box.layout.point(box.layout.current_link, after)
         journal = _into(box, journal, "trial")
         box.say(f"Starting {after}, closed for writes.")
         box.manager.start()
         _check(box, after, broken_before)
+        # Not earlier: a release that did not work here must not make the one that runs an old one.
+        accept()
     except BaseException as error:
         reason = _words(error)
         _return(box, journal, reason)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from appliance.cli.upgrade import upgrade
+from appliance.cli.upgrade import install_first, upgrade
 from appliance.errors import ApplianceError
 from appliance.releases import snapshot
 from appliance.releases.errors import ClosedForWritesError, ReleaseError
@@ -172,6 +172,24 @@ def test_going_back_keeps_what_was_written(box: FakeBox, maker: Maker) -> None:
     assert box.service.release.sequence == 1
     assert {"first", "by the new release"} <= box.service.rows()
     box.service.write("and on")
+
+
+def test_a_release_that_did_not_work_makes_no_other_one_old(box: FakeBox, maker: Maker) -> None:
+    working = maker.bundle(2)
+    with pytest.raises(ReleaseError):
+        box.upgrade(maker.bundle(3, crashes=True))
+    box.upgrade(working)
+    assert box.layout.current().sequence == 2
+
+
+def test_the_installer_may_run_again_after_going_back(
+    box: FakeBox, maker: Maker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = next(maker.folder.glob("appliance-0.1-1.tar.zst"))
+    box.upgrade(maker.bundle(2))
+    back(box)
+    install_first(box.settings, box.box, first, box.layout.current().directory)
+    assert capsys.readouterr().out.splitlines()[-1] == "present"
 
 
 def test_there_is_no_way_back_from_the_first_release(box: FakeBox) -> None:
