@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,13 +15,14 @@ from appliance.bundles.tree import list_tree
 from appliance.bundles.writer import write_bundle
 from appliance.signing.keys import SecretKey, write_public_key
 from appliance.signing.signatures import sign_file
+from appliance.signing.trust_list import RevokedKey, TrustList, write_trust_list
 from build.archive import Inputs, make_archive
 from tests.airgap.box.shell import run
 from tests.service import link_default_packs
 
 # Another tree than that of ``make bundle``: BOX_TREE.
 TREE = Path(os.environ.get("BOX_TREE") or Path(__file__).parents[3] / "dist" / "appliance")
-FIRST, SECOND, NO_SMOKE, NO_SERVICE, FOREIGN = 1, 2, 3, 4, 5
+FIRST, SECOND, NO_SMOKE, NO_SERVICE = 1, 2, 3, 4
 
 # The real program for everything but one command, which ends as a program does that does not work on this box.
 BROKEN = """#!/bin/sh
@@ -44,15 +46,18 @@ class Goods:
     fails_smoke: Path
     fails_service: Path
     foreign: Path
+    stolen: Path
+    revocation: Path
     damaged: Path
 
 
 def make_goods(folder: Path) -> Goods:
     """Make everything in ``folder`` from the frozen tree, with keys that nobody keeps."""
-    key, stranger = SecretKey.generate(), SecretKey.generate()
+    key, second_key, stranger = SecretKey.generate(), SecretKey.generate(), SecretKey.generate()
     trust = folder / "keys"
     trust.mkdir()
     write_public_key(trust / "proof.pub", key.public)
+    write_public_key(trust / "stolen.pub", second_key.public)
     link_default_packs(folder)
     made = make_archive(
         Inputs(tree=TREE, key=key, sequence=FIRST, out=folder, trust=trust, packs=folder / "packs")
@@ -67,7 +72,13 @@ def make_goods(folder: Path) -> Goods:
         NO_SMOKE: _variant(shipped, made.bundle, NO_SMOKE, key, "smoke"),
         NO_SERVICE: _variant(shipped, made.bundle, NO_SERVICE, key, "serve"),
     }
-    foreign = _signed_by(bundles[SECOND], FOREIGN, stranger, folder / "foreign")
+    foreign = _signed_by(bundles[SECOND], stranger, folder / "foreign")
+    stolen = _signed_by(bundles[SECOND], second_key, folder / "stolen")
+    revoked = RevokedKey(key_id=second_key.public.id, reason="laptop stolen")
+    revocation = folder / "1.trust.json"
+    write_trust_list(
+        revocation, TrustList(sequence=1, created=int(time.time()), revoked=(revoked,), trusted=()), key
+    )
     damaged = folder / "damaged" / bundles[SECOND].name
     damaged.parent.mkdir()
     for path in (bundles[SECOND], _signature(bundles[SECOND])):
@@ -82,6 +93,8 @@ def make_goods(folder: Path) -> Goods:
         fails_smoke=bundles[NO_SMOKE],
         fails_service=bundles[NO_SERVICE],
         foreign=foreign,
+        stolen=stolen,
+        revocation=revocation,
         damaged=damaged,
     )
 
@@ -111,10 +124,10 @@ def _signature(bundle: Path) -> Path:
     return bundle.with_name(f"{bundle.name}.minisig")
 
 
-def _signed_by(bundle: Path, sequence: int, key: SecretKey, folder: Path) -> Path:
+def _signed_by(bundle: Path, key: SecretKey, folder: Path) -> Path:
     """Copy a bundle and sign it with ``key``, as an attacker would: everything right but the key."""
     folder.mkdir()
-    subject = msgspec.structs.replace(_manifest_of(bundle), sequence=sequence).subject
+    subject = _manifest_of(bundle).subject
     copy = folder / bundle.name
     shutil.copyfile(bundle, copy)
     sign_file(copy, key, subject)

@@ -184,12 +184,14 @@ def every_endpoint_with_the_filter_lifted(proof: Proof) -> str:
 
 
 def refused_in_words(proof: Proof) -> str:
-    """Bundles with an unknown key or damage; nothing changes."""
+    """Bundles with an unknown key, a revoked key or damage; nothing changes."""
+    proof.on.appliance(f"pack import {proof.on.carry_bundle(proof.goods.revocation)}")
+    stolen = proof.refused(f"upgrade {proof.on.carry_bundle(proof.goods.stolen)}", "revoked")
     foreign = proof.refused(f"upgrade {proof.on.carry_bundle(proof.goods.foreign)}", "key", "trust")
     proof.refused(f"upgrade {proof.on.carry_bundle(proof.goods.damaged)}", "damaged")
     if proof.on.release() != FIRST:
         raise BoxError("a refused bundle changed the release")
-    return foreign
+    return f"{foreign} | {stolen}"
 
 
 def upgraded(proof: Proof) -> str:
