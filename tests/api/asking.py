@@ -117,3 +117,12 @@ def tokens_of(service: Service, words: str) -> list[int]:
         body = {"model": CHAT, "prompt": words, "add_special_tokens": False}
         found: list[int] = answer_of(http.post("/tokenize", json=body))["tokens"]
         return found
+
+
+def tokens(usage: Any) -> tuple[int, int, int]:
+    """Return the token counts of a usage, of the official client's or of plain JSON.
+
+    The footprint beside them follows the time that a request took.
+    """
+    counted = usage if isinstance(usage, dict) else usage.model_dump()
+    return counted["prompt_tokens"], counted["completion_tokens"], counted["total_tokens"]

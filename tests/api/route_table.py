@@ -64,7 +64,9 @@ def table(entries: set[Entry]) -> str:
     rows: dict[tuple[str, str, str], list[str]] = {}
     for method, path, who in sorted(entries):
         prefix = next((each for each in _prefixes() if path.startswith(each + "/")), "")
-        rows.setdefault((path.removeprefix(prefix), method, who), []).append(f"`{prefix}`" if prefix else ROOT)
+        rows.setdefault((path.removeprefix(prefix), method, who), []).append(
+            f"`{prefix}`" if prefix else ROOT
+        )
     lines = [
         f"| {method} | `{path}` | {', '.join(sorted(under, key=len))} | {who} |"
         for (path, method, who), under in sorted(rows.items())
