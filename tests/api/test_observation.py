@@ -53,10 +53,10 @@ async def test_a_callback_that_fails_keeps_nothing_from_being_accounted_for(
     service = observed(app, metrics, 10)
     with caplog.at_level(logging.CRITICAL):
         if answers:
-            await service(scope, cast(Any, nothing), cast(Any, nothing))
+            await service(scope, cast("Any", nothing), cast("Any", nothing))
         else:
             with pytest.raises(ValueError, match="the handler failed too"):
-                await service(scope, cast(Any, nothing), cast(Any, nothing))
+                await service(scope, cast("Any", nothing), cast("Any", nothing))
     assert call.closed == [201 if answers else 500]
     assert ended == [1]
     assert metrics.in_flight._value.get() == 0
