@@ -46,7 +46,7 @@ def _kernel() -> list[str]:
     try:
         run("ip", "netns", "add", name)
         try:
-            run("ip", "-n", name, "link", "add", "a", "type", "veth", "peer", "name", "b")
+            run("ip", "-n", name, "link", "add", "try0", "type", "veth", "peer", "name", "try1")
         finally:
             run("ip", "netns", "del", name, check=False)
     except BoxError as error:

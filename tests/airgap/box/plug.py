@@ -149,10 +149,10 @@ def _backups(on: Appliance, points: int) -> None:
         on.appliance("backup create")
         whole = time.monotonic() - began
         print(f"a backup takes {whole:.2f} s", flush=True)
+        before = _whole_backups(on)
         for number in range(1, points + 1):
             instant = whole * 1.1 * (number - 0.5) / points
             writer = Writer(on, f"backup {number}")
-            before = _whole_backups(on)
             with writer.writing():
                 process = on.box.start("appliance backup create")
                 time.sleep(instant)
@@ -165,7 +165,7 @@ def _backups(on: Appliance, points: int) -> None:
             if len(after) < min(len(before), 3) or max(before) > max(after):
                 raise BoxError(f"backups are gone: {sorted(before - after)}")
             _require_whole(on, writer)
-            made = "a new one" if after - before else "none made"
+            made, before = "a new one" if after - before else "none made", after
             print(
                 f"backup {number:2}/{points}, {instant:5.2f} s: {made}, {len(after)} listed and whole",
                 flush=True,

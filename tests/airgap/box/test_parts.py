@@ -1,0 +1,83 @@
+"""What the proof itself rests on: the watcher's eye, the README's commands, the instants of the pulled plug."""
+
+from __future__ import annotations
+
+import socket
+import struct
+
+import pytest
+
+from build.archive import ROOT
+from tests.airgap.box.appliance import CODE, readme_steps
+from tests.airgap.box.network import OUTSIDE, OUTSIDE6, RESOLVER
+from tests.airgap.box.plug import instants
+from tests.airgap.box.watcher import IPV4, IPV6, begun
+
+ARP = 0x0806
+
+
+def ipv4(inner: int, to: str, payload: bytes) -> bytes:
+    header = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(payload), 0, 0, 64, inner, 0)
+    return header + socket.inet_aton("198.51.100.2") + socket.inet_aton(to) + payload
+
+
+def ipv6(inner: int, to: str, payload: bytes) -> bytes:
+    header = struct.pack("!IHBB", 6 << 28, len(payload), inner, 64)
+    return header + bytes(16) + socket.inet_pton(socket.AF_INET6, to) + payload
+
+
+def tcp(port: int, flags: int) -> bytes:
+    return struct.pack("!HHIIBBHHH", 40000, port, 0, 0, 0x50, flags, 0, 0, 0)
+
+
+def udp(port: int) -> bytes:
+    return struct.pack("!HHHH", 40000, port, 8, 0)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "packet", "noted"),
+    [
+        (IPV4, ipv4(6, OUTSIDE, tcp(443, 0x02)), f"tcp {OUTSIDE}:443"),
+        (IPV6, ipv6(6, OUTSIDE6, tcp(443, 0x02)), f"tcp [{OUTSIDE6}]:443"),
+        (IPV4, ipv4(17, RESOLVER, udp(53)), f"udp {RESOLVER}:53"),
+        (IPV4, ipv4(1, OUTSIDE, b"\x08\x00"), f"ip-protocol-1 {OUTSIDE}"),
+    ],
+)
+def test_the_watcher_notes_what_the_box_begins(protocol: int, packet: bytes, noted: str) -> None:
+    assert begun(protocol, packet) == noted
+
+
+@pytest.mark.parametrize(
+    ("protocol", "packet"),
+    [
+        (IPV4, ipv4(6, "192.168.77.20", tcp(40000, 0x12))),  # the answer to a SYN
+        (IPV4, ipv4(6, "192.168.77.20", tcp(40000, 0x10))),
+        (IPV4, ipv4(1, "192.168.77.20", b"\x03\x03")),  # port unreachable
+        (IPV6, ipv6(58, "ff02::2", b"\x85\x00")),
+        (ARP, bytes(28)),
+        (IPV4, b"\x45"),
+    ],
+)
+def test_answers_and_the_kernels_own_packets_are_no_beginning(protocol: int, packet: bytes) -> None:
+    assert begun(protocol, packet) is None
+
+
+def test_the_readme_has_commands_for_every_step_of_an_installation() -> None:
+    steps = readme_steps((ROOT / "build" / "README.txt").read_text())
+
+    assert steps[1] == ["sha256sum appliance-VERSION-NUMBER-install.tar"]
+    assert "./install.sh" in steps[2]
+    assert steps[3][0].startswith("journalctl")
+    assert steps[4][0].startswith("appliance tls export")
+
+
+def test_a_set_up_code_is_found_among_what_the_console_shows() -> None:
+    assert CODE.findall("  Set-up code (works for 30 minutes, once): ABCD-2345-WXYZ\n") == ["ABCD-2345-WXYZ"]
+
+
+def test_half_of_the_plugs_are_pulled_before_the_switch_and_half_from_there_to_beyond_its_end() -> None:
+    points = instants(10.0, 30.0, 20)
+
+    assert [point.of_switch for point in points] == [False] * 10 + [True] * 10
+    assert 0 < points[0].seconds < points[9].seconds < 10
+    assert 0 < points[10].seconds < 20 < points[19].seconds
