@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 
-from tests.service import Service
+from tests.service import PLAIN, Service
 
 LIMIT_TYPES = ("tpm", "tpd", "rpm", "rpd")
 PASSWORD = "correct horse battery staple"
@@ -35,6 +35,7 @@ class Person:
             headers={"Authorization": f"Bearer {self.key}"},
             timeout=120,
             trust_env=False,
+            verify=PLAIN,
         )
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -15,12 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
-from openai import OpenAI
+from openai import DefaultHttpxClient, OpenAI
 
 from appliance.packs.manifest import read_manifest
 
 KEY = "test-bootstrap-key-0123456789"
 READY_SECONDS = 120
+# For clients of plain HTTP: to load the authorities for each of them takes longer than a request.
+PLAIN = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 CHAT = "smollm2-135m-instruct"
 EMBEDDING = "bge-small-en-v1.5"
@@ -49,7 +52,13 @@ class Service:
     @property
     def openai(self) -> OpenAI:
         """Return the official client, without its retries: a failure must show."""
-        return OpenAI(base_url=f"{self.base_url}/v1", api_key=self.key, max_retries=0, timeout=120)
+        return OpenAI(
+            base_url=f"{self.base_url}/v1",
+            api_key=self.key,
+            max_retries=0,
+            timeout=120,
+            http_client=DefaultHttpxClient(verify=PLAIN),
+        )
 
     @property
     def http(self) -> httpx.Client:
@@ -59,6 +68,7 @@ class Service:
             headers={"Authorization": f"Bearer {self.key}"},
             timeout=120,
             trust_env=False,
+            verify=PLAIN,
         )
 
 
@@ -131,7 +141,10 @@ def wait_until_ready(service: Service) -> None:
         if service.process.poll() is not None:
             break
         try:
-            if httpx.get(f"{service.base_url}/health/ready", trust_env=False).status_code == 200:
+            if (
+                httpx.get(f"{service.base_url}/health/ready", trust_env=False, verify=PLAIN).status_code
+                == 200
+            ):
                 return
         except httpx.TransportError:
             pass

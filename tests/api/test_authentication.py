@@ -15,7 +15,7 @@ from openai import OpenAI
 from appliance.accounts.keys import Account
 from appliance.api.authentication import CACHE_SCOPE_HEADER, cache_scope_of
 from appliance.storage.database import READERS
-from tests.service import KEY, Service
+from tests.service import KEY, PLAIN, Service
 
 PUBLIC = ["/health", "/healthcheck", "/health/ready", "/version", "/openapi.json", "/docs"]
 # Open too, but they answer only to what proves who asks.
@@ -37,7 +37,7 @@ def test_every_other_route_answers_401_without_a_key(service: Service) -> None:
                 continue
             url = service.base_url + path.replace("{model_id}", "x")
             for headers in ({}, {"Authorization": "Bearer wrong"}, {"X-API-Key": "wrong"}):
-                response = httpx.request(method, url, headers=headers)
+                response = httpx.request(method, url, headers=headers, verify=PLAIN)
                 assert response.status_code == 401, (method, path, headers)
                 body = response.json()
                 assert body["error"]["code"] == "invalid_api_key"

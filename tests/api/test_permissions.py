@@ -18,7 +18,7 @@ from appliance.accounts.permissions import PERMISSIONS
 from appliance.api.authentication import require_access
 from tests.api.route_table import Entry, documented, registered
 from tests.people import make_person, make_role, post_id
-from tests.service import Service
+from tests.service import PLAIN, Service
 
 STRICT = "/opengatellm/"
 NOT_ENABLED = "Feature not enabled, please contact an administrator."
@@ -132,7 +132,7 @@ def entries() -> list[Entry]:
 
 
 def calls(caller: Caller, *, allowed: bool) -> Iterator[tuple[Entry, httpx.Response]]:
-    with httpx.Client(base_url=caller.service.base_url, trust_env=False, timeout=60) as http:
+    with httpx.Client(base_url=caller.service.base_url, trust_env=False, verify=PLAIN, timeout=60) as http:
         for entry in entries():
             if caller.may(entry) is allowed:
                 yield entry, caller.call(http, entry)
@@ -166,7 +166,9 @@ def test_whoever_may_call_a_route_is_not_refused(callers: list[Caller]) -> None:
 
 def test_a_denied_administrators_route_says_what_is_missing(callers: list[Caller]) -> None:
     user = next(caller for caller in callers if caller.name == "user")
-    with httpx.Client(base_url=user.service.base_url, trust_env=False, headers=user.headers) as http:
+    with httpx.Client(
+        base_url=user.service.base_url, trust_env=False, verify=PLAIN, headers=user.headers
+    ) as http:
         roles, routers = http.get("/opengatellm/v1/admin/roles"), http.get("/opengatellm/v1/admin/routers")
 
     assert roles.json() == {"detail": "Insufficient rights."}
@@ -174,7 +176,7 @@ def test_a_denied_administrators_route_says_what_is_missing(callers: list[Caller
 
 
 def test_methods_that_no_route_has_let_nobody_in(callers: list[Caller]) -> None:
-    with httpx.Client(base_url=callers[0].service.base_url, trust_env=False) as http:
+    with httpx.Client(base_url=callers[0].service.base_url, trust_env=False, verify=PLAIN) as http:
         assert http.options("/v1/models").status_code == 401
         assert http.options("/v1/models", headers=callers[-1].headers).status_code == 403
 

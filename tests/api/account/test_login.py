@@ -11,13 +11,15 @@ import httpx
 import pytest
 
 from tests.people import PASSWORD, Person, make_person, make_role, post_id
-from tests.service import Service, running_service
+from tests.service import PLAIN, Service, running_service
 
 
 def client(service: Service, address: str) -> httpx.Client:
     """Return a client without a key that comes from one of this machine's own addresses (127.0.0.0/8)."""
     return httpx.Client(
-        base_url=service.base_url, transport=httpx.HTTPTransport(local_address=address), timeout=60
+        base_url=service.base_url,
+        transport=httpx.HTTPTransport(verify=PLAIN, local_address=address),
+        timeout=60,
     )
 
 
