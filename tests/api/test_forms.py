@@ -12,10 +12,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from litestar import Litestar, Request, Router, post
+from litestar.datastructures import State
 from litestar.exceptions import HTTPException
 
 from appliance.api.errors import error_response, http_error_response, internal_error_response
 from appliance.api.form import uploaded_form
+from appliance.api.monitoring.metrics import Metrics
 from appliance.errors import ApplianceError
 from appliance.storage.spool import RESERVED_BYTES, Spool
 from tests.service import running_service
@@ -222,6 +224,7 @@ def application(spool: Spool) -> Litestar:
             HTTPException: http_error_response,
             Exception: internal_error_response,
         },
+        state=State({"metrics": Metrics()}),
         logging_config=None,
         openapi_config=None,
     )
