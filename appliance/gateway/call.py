@@ -82,6 +82,7 @@ class ModelCall:
         self._sent: float | None = None
         self._reservation = Reservation(account.user_id)
         self._tokens_admitted = False
+        self._refused = False
         self._broken: int | None = None
         self._closed = False
         # The energy that this box takes for it, while it does; and the footprint that was shown last.
@@ -109,9 +110,12 @@ class ModelCall:
         if self.exempt:
             return wanted
         if prompt_tokens and not self._tokens_admitted:
+            # What a limit refuses leaves no record, wherever it is found out.
+            self._refused = True
             self._context.limiter.admit_tokens(
                 self.account.user_id, self.router.id, self._limits, prompt_tokens
             )
+            self._refused = False
             self._tokens_admitted = True
         prices = (self.router.cost_prompt_tokens, self.router.cost_completion_tokens)
         if not any(prices):
@@ -188,6 +192,8 @@ class ModelCall:
         if self.provider is None:
             return
         self._end_energy()
+        if self._refused:
+            return
         if status >= 400:
             self.prompt_tokens = self.completion_tokens = 0
         latency = time.monotonic() - self._started

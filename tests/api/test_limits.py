@@ -94,6 +94,16 @@ def test_a_prompt_beyond_the_token_limit_is_429_and_counts_as_a_request(
     assert shown(accepted)["remaining-tokens"] == str(10 - used)
 
 
+def test_what_a_limit_refuses_leaves_no_record(service: Service) -> None:
+    person = limited(service, EMBEDDING, rpm=2, tpm=5)
+    statuses = [embed(person, text).status_code for text in ("one", "one two three four five six", "one")]
+
+    with service.http as http:
+        recorded = http.get("/v1/admin/usage", params={"user": person.id}).json()["data"]
+    assert statuses == [200, 429, 429]
+    assert [record["status"] for record in recorded] == [200]
+
+
 def test_completions_are_never_charged_to_token_limits(service: Service) -> None:
     person = limited(service, tpm=1000)
     first = chat(person, max_tokens=20, ignore_eos=True)
