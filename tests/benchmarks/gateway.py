@@ -65,7 +65,7 @@ def _over_http(plan: Plan) -> Section:
             "neither users nor budgets nor records), and without a gateway. All processes and the clients share "
             "the cores, so the times of many clients are those of a queue."
         ),
-        comparisons=comparisons,
+        comparisons=[each for each in comparisons if each.peer == LITELLM],
         checks=[_added(comparisons, clients) for clients in CLIENTS],
         memory={},
         versions=[version],
