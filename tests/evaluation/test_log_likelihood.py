@@ -100,8 +100,12 @@ def test_what_ordinary_prompts_left_in_memory_changes_no_score(
 
 
 def test_a_generated_end_is_an_entry_that_does_not_count(service: Service, reference: Reference) -> None:
-    messages = [{"role": "user", "content": "Say hi."}]
-    said = chat(service, messages=messages, temperature=0, max_tokens=100)
+    # Which of them the model ends soon differs between processors.
+    for words in ("Say hi.", "Say yes.", "Hello!", "What is 2 + 2?", "Name one colour.", "Goodbye."):
+        messages = [{"role": "user", "content": words}]
+        said = chat(service, messages=messages, temperature=0, max_tokens=100)
+        if said["choices"][0]["finish_reason"] == "stop":
+            break
     assert said["choices"][0]["finish_reason"] == "stop"
     with service.http as http:
         asked = http.post("/tokenize", json={"model": CHAT, "messages": messages}).json()["tokens"]

@@ -10,7 +10,7 @@ import pytest
 import tokenizers
 
 from appliance.engines.errors import InputRefusedError
-from appliance.engines.generation.contract import Sampling
+from appliance.engines.generation.contract import Answer, Sampling
 from appliance.engines.generation.engine import GenerationEngine
 from appliance.engines.generation.scheduling.model import CHUNK_TOKENS
 from appliance.packs.manifest import Decoder
@@ -90,19 +90,26 @@ async def test_sixteen_requests_of_all_kinds_are_each_what_they_are_alone(engine
 
 async def test_no_end_of_sequence_comes_below_the_minimum(engine: GenerationEngine, decoder: Decoder) -> None:
     prompt = await text_ids(engine, APPLES)
-    ended = await answer(ask(engine, prompt, 12))
+    sampling, ended = await _soon_ended(engine, decoder, prompt)
     count = len(ended.token_ids)
-    assert (ended.token_ids[-1] in decoder.eos_token_ids, ended.finish_reason, count < 6) == (
-        True,
-        "stop",
-        True,
-    )
-    longer = await answer(ask(engine, prompt, 12, min_tokens=count))
+    longer = await answer(ask(engine, prompt, 12, min_tokens=count, sampling=sampling))
     assert longer.token_ids[: count - 1] == ended.token_ids[:-1]
     assert not set(longer.token_ids[:count]) & set(decoder.eos_token_ids)
-    ignored = await answer(ask(engine, prompt, 12, ignore_eos=True))
+    ignored = await answer(ask(engine, prompt, 12, ignore_eos=True, sampling=sampling))
     assert (len(ignored.token_ids), ignored.finish_reason) == (12, "length")
     assert ignored.token_ids[:count] == ended.token_ids
+
+
+async def _soon_ended(
+    engine: GenerationEngine, decoder: Decoder, prompt: list[int]
+) -> tuple[Sampling, Answer]:
+    """Return an answer of two to five tokens that ends by itself, and the bias that it takes on this processor."""
+    for bias in range(40):
+        sampling = Sampling(temperature=0, logit_bias=((decoder.eos_token_ids[0], float(bias)),))
+        ended = await answer(ask(engine, prompt, 12, sampling=sampling))
+        if ended.finish_reason == "stop" and 1 < len(ended.token_ids) < 6:
+            return sampling, ended
+    raise AssertionError("no bias ends the answer soon")
 
 
 async def test_stop_tokens_end_the_text_and_are_shown_on_demand(engine: GenerationEngine) -> None:

@@ -104,7 +104,6 @@ async def test_enforcing_the_greedy_answer_gives_its_log_probabilities(
         prompt = await text_ids(engine, text)
         greedy = await answer(ask(engine, prompt, 10, logprobs=5))
         has_ended = greedy.token_ids[-1] in decoder.eos_token_ids
-        assert has_ended == (text == APPLES)
         enforced = tuple(greedy.token_ids) if has_ended else (*greedy.token_ids, decoder.eos_token_ids[0])
         sampling = Sampling(temperature=temperature, seed=1, top_p=0.5)
         found = await answer(ask(engine, prompt, 99, logprobs=5, enforced=enforced, sampling=sampling))
