@@ -4,26 +4,18 @@ from __future__ import annotations
 
 import sqlite_utils
 
+from appliance.storage.usage_sums import ADD_TO_SUMS
+
 # Usage records that one write changes: the next writer waits for some tens of milliseconds.
 RECORDS_AT_ONCE = 5000
 
 # Sums of older usage know nobody as user 0.
-_ANONYMOUS_SUMS = """
+_ANONYMOUS_SUMS = f"""
 INSERT INTO usage_quarters
 SELECT quarter, 0, model, endpoint, requests, failures, prompt_tokens, completion_tokens, cost,
        kwh_min, kwh_max, kgco2eq_min, kgco2eq_max
 FROM usage_quarters WHERE user_id = ?
-ON CONFLICT (user_id, quarter, model, endpoint) DO UPDATE SET
-    requests = requests + excluded.requests,
-    failures = failures + excluded.failures,
-    prompt_tokens = prompt_tokens + excluded.prompt_tokens,
-    completion_tokens = completion_tokens + excluded.completion_tokens,
-    cost = cost + excluded.cost,
-    kwh_min = kwh_min + excluded.kwh_min,
-    kwh_max = kwh_max + excluded.kwh_max,
-    kgco2eq_min = kgco2eq_min + excluded.kgco2eq_min,
-    kgco2eq_max = kgco2eq_max + excluded.kgco2eq_max
-"""
+{ADD_TO_SUMS}"""  # noqa: S608 - the text is ours
 
 
 def remove_owned(db: sqlite_utils.Database, user_id: int) -> dict[str, list[int]]:

@@ -9,6 +9,7 @@ import sqlite_utils
 
 from appliance.accounts.administrators import kept_administrator
 from appliance.accounts.errors import AccountError, AuthenticationError, PermissionDeniedError
+from appliance.accounts.keys import end_sessions
 from appliance.accounts.passwords import hash_password, verify_password
 from appliance.accounts.user_removal import forget_counters, forget_records, remove_owned
 from appliance.audit.log import Actor, AuditLog
@@ -258,7 +259,7 @@ def _set_password(db: sqlite_utils.Database, user_id: int, password_hash: str) -
     db.execute(
         "UPDATE users SET password_hash = ?, updated_at = ? WHERE id = ?", [password_hash, now_ms(), user_id]
     )
-    db.execute("DELETE FROM keys WHERE user_id = ? AND kind = 'session'", [user_id])
+    end_sessions(db, user_id)
 
 
 def _require(db: sqlite_utils.Database, user_id: int) -> User:

@@ -14,6 +14,7 @@ import sqlite_utils
 from appliance.clock import now_ms
 from appliance.gateway.usage.windows import QUARTER
 from appliance.storage.database import Database
+from appliance.storage.usage_sums import ADD_TO_SUMS
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +26,7 @@ DAY_MS = 86_400_000
 # The oldest CHUNK records, and the others of the last one's millisecond.
 _BOUND = "SELECT created_at + 1 FROM usage WHERE created_at < ? ORDER BY created_at LIMIT 1 OFFSET ?"
 
-_ADD = """
+_ADD = f"""
 INSERT INTO usage_quarters
 SELECT created_at / 900000, ifnull(user_id, 0), ifnull(model, ''), endpoint, count(*),
        sum(status NOT BETWEEN 200 AND 299), sum(prompt_tokens), sum(completion_tokens), sum(cost),
@@ -33,17 +34,7 @@ SELECT created_at / 900000, ifnull(user_id, 0), ifnull(model, ''), endpoint, cou
 FROM usage
 WHERE created_at < ?
 GROUP BY 1, 2, 3, 4
-ON CONFLICT (user_id, quarter, model, endpoint) DO UPDATE SET
-    requests = requests + excluded.requests,
-    failures = failures + excluded.failures,
-    prompt_tokens = prompt_tokens + excluded.prompt_tokens,
-    completion_tokens = completion_tokens + excluded.completion_tokens,
-    cost = cost + excluded.cost,
-    kwh_min = kwh_min + excluded.kwh_min,
-    kwh_max = kwh_max + excluded.kwh_max,
-    kgco2eq_min = kgco2eq_min + excluded.kgco2eq_min,
-    kgco2eq_max = kgco2eq_max + excluded.kgco2eq_max
-"""
+{ADD_TO_SUMS}"""  # noqa: S608 - the text is ours
 
 
 class Retention:

@@ -18,7 +18,7 @@ from appliance.api.errors import dialect_of
 from appliance.api.field_errors import FieldError, InvalidFieldError, UnprocessableError
 from appliance.api.model_call import EMBEDDING, begin
 from appliance.api.openai.checked_fields import checked_here
-from appliance.api.openai.forwarding.forward import forward
+from appliance.api.openai.forwarding.forward import answered
 from appliance.api.openai.text_or_tokens import text_or_tokens
 from appliance.api.openai.usage import Meter, PromptUsage
 from appliance.api.validation import MAX_ERRORS, list_length_error, text_length_error, value_errors
@@ -79,12 +79,10 @@ async def embeddings(request: Request[Any, Any, State]) -> Response[Any]:
         _check_plain(body)
     meter = Meter(call, dialect)
 
-    async def answer(provider: Provider) -> Response[Any]:
-        if provider.is_local:
-            return await _answer(request, body, call, provider, meter)
-        return await forward(request, call, provider, meter, "embeddings")
+    async def local(provider: Provider) -> Response[Any]:
+        return await _answer(request, body, call, provider, meter)
 
-    return await call.dispatch(answer)
+    return await answered(request, call, meter, "embeddings", local)
 
 
 async def _answer(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import struct
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -36,6 +37,26 @@ from appliance.gateway.upstream.failures import unavailable
 from appliance.gateway.upstream.families import Kind, adapted, path, raw
 
 encode = msgspec.json.encode
+
+
+async def answered(
+    request: Request[Any, Any, Any],
+    call: ModelCall,
+    meter: Meter,
+    kind: Kind,
+    local: Callable[[Provider], Awaitable[Response[Any]]],
+) -> Response[Any]:
+    """Answer a request by one of its model's providers: ``local`` by an engine of this box, or by sending it on.
+
+    Raises what ``ModelCall.dispatch`` raises.
+    """
+
+    async def answer(provider: Provider) -> Response[Any]:
+        if provider.is_local:
+            return await local(provider)
+        return await forward(request, call, provider, meter, kind)
+
+    return await call.dispatch(answer)
 
 
 async def forward(

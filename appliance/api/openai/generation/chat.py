@@ -16,7 +16,7 @@ from appliance.api.field_errors import InvalidFieldError
 from appliance.api.knowledge.search_tool import SearchArgs, check_required, refuse_search
 from appliance.api.model_call import CHAT, begin
 from appliance.api.openai.checked_fields import checked_here
-from appliance.api.openai.forwarding.forward import forward
+from appliance.api.openai.forwarding.forward import answered
 from appliance.api.openai.generation.answer_head import answer_head
 from appliance.api.openai.generation.chat_answer import ChatShape, chat_body, chat_events
 from appliance.api.openai.generation.chat_turn import TextTurn, Turn
@@ -88,12 +88,10 @@ async def chat_completions(request: Request[Any, Any, State]) -> Response[Any]:
     call, body = await _begin(request, dialect)
     meter = Meter(call, dialect)
 
-    async def answer(provider: Provider) -> Response[Any]:
-        if provider.is_local:
-            return await _answer(request, body, call, provider, meter)
-        return await forward(request, call, provider, meter, "chat")
+    async def local(provider: Provider) -> Response[Any]:
+        return await _answer(request, body, call, provider, meter)
 
-    return await call.dispatch(answer)
+    return await answered(request, call, meter, "chat", local)
 
 
 async def _begin(request: Request[Any, Any, State], dialect: Dialect) -> tuple[ModelCall, ChatRequest]:

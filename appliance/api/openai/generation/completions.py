@@ -14,7 +14,7 @@ from appliance.api.disconnect import at_end, until_disconnect
 from appliance.api.errors import dialect_of
 from appliance.api.event_stream import event_stream
 from appliance.api.model_call import CHAT, begin
-from appliance.api.openai.forwarding.forward import forward
+from appliance.api.openai.forwarding.forward import answered
 from appliance.api.openai.generation.answer_head import answer_head
 from appliance.api.openai.generation.checks import check_logprobs, check_ranges, check_relations, refused
 from appliance.api.openai.generation.choices import submit
@@ -59,12 +59,10 @@ async def completions(request: Request[Any, Any, State]) -> Response[Any]:
     call, body = await begin(request, CompletionRequest, CHAT)
     meter = Meter(call, dialect_of(request))
 
-    async def answer(provider: Provider) -> Response[Any]:
-        if provider.is_local:
-            return await _answer(request, body, call, provider, meter)
-        return await forward(request, call, provider, meter, "completions")
+    async def local(provider: Provider) -> Response[Any]:
+        return await _answer(request, body, call, provider, meter)
 
-    return await call.dispatch(answer)
+    return await answered(request, call, meter, "completions", local)
 
 
 async def _answer(
