@@ -13,7 +13,8 @@ import heapq
 import itertools
 import os
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,14 @@ def usable_cores() -> int:
 class Cores:
     """The lease on the cores. ``threads`` is the intra-op thread count of every session."""
 
-    def __init__(self, threads: int = 0) -> None:
+    def __init__(self, threads: int = 0, clock: Callable[[], float] = time.monotonic) -> None:
+        """``clock`` gives seconds that only grow."""
         self.threads = threads or usable_cores()
+        self._clock = clock
         self._lock = threading.Lock()
         self._held = False
+        # When the present run was given the cores.
+        self._since = 0.0
         self._arrival = itertools.count()
         self._waiting: list[tuple[int, int, threading.Event]] = []
 
@@ -43,7 +48,7 @@ class Cores:
                 granted = threading.Event()
                 heapq.heappush(self._waiting, (-priority, next(self._arrival), granted))
             else:
-                self._held = True
+                self._held, self._since = True, self._clock()
         if granted is not None:
             granted.wait()
         try:
@@ -51,9 +56,22 @@ class Cores:
         finally:
             with self._lock:
                 if self._waiting:
+                    self._since = self._clock()
                     heapq.heappop(self._waiting)[2].set()  # ownership passes on without a gap
                 else:
                     self._held = False
+
+    @property
+    def waiting(self) -> int:
+        """How many runs wait for the cores."""
+        with self._lock:
+            return len(self._waiting)
+
+    @property
+    def run_seconds(self) -> float | None:
+        """Seconds that the present run has had the cores for; None while they are free."""
+        with self._lock:
+            return self._clock() - self._since if self._held else None
 
     def session(self, graph: Path, threads: int = 0, **entries: str) -> Any:
         """Open an ONNX Runtime session on ``graph`` with this box's thread settings, CPU provider only.

@@ -119,6 +119,10 @@ class Catalog:
             )
         return model.engine
 
+    def run_seconds(self) -> float:
+        """Return for how long a model's run has had the cores; 0 while none does."""
+        return self._cores.run_seconds or 0.0
+
     def models(self) -> list[ServedModel]:
         """Return the served models, by name."""
         return [self._models[name] for name in sorted(self._models)]
