@@ -142,6 +142,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     provider_networks: tuple[str, ...] = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")
     # Networks (CIDR) that other outbound calls may reach; none by default: nothing leaves the box.
     egress_networks: tuple[str, ...] = ()
+    # Authorities (PEM) that outbound calls over https trust beside the system's, such as another box's.
+    trusted_authorities: Path | None = None
 
     def __post_init__(self) -> None:
         """Check what the types cannot. Raises ValueError, which names the setting."""

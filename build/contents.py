@@ -32,11 +32,11 @@ EXCLUDED_MODULES = [
         "pydantic_core",
         "truststore",
     ),
-    *("attr", "attrs", "annotated_types", "tomli_w", "tomlkit"),
+    *("attrs", "annotated_types", "tomli_w", "tomlkit"),
     *("requests", "urllib3", "sympy", "scipy", "pandas", "matplotlib", "PIL", "IPython", "twisted"),
     *("prometheus_client.bridge", "prometheus_client.twisted", "litestar.cli", "litestar.testing"),
-    # httpx loads its own command line where it can, which costs every start of this program time.
-    *("httpx._main", "rich", "rich_click", "pygments", "markdown_it", "mdurl"),
+    # The framework's test client, and what it would bring.
+    *("httpx", "httpcore", "certifi", "rich", "rich_click", "pygments", "markdown_it", "mdurl"),
     # Another SQLite (build/shims stands in for the module), and a second binding of zstd.
     *("_sqlite3", "zstandard._cffi", "zstandard.backend_cffi"),
     # Libraries under the GPL or AGPL, and what a service has no use for.

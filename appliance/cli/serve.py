@@ -54,8 +54,6 @@ def command(ctx: click.Context, /, **flags: object) -> None:
     handover = take_over()
     settings = settings_of(ctx, **flags)
     logging.basicConfig(level=settings.log_level.upper(), format=LOG_FORMAT, stream=sys.stderr)
-    # The client library logs every call at info level.
-    logging.getLogger("httpx").setLevel(logging.WARNING)
     # The server logs a traceback for every request that it cuts short at the end, and says how many those are.
     logging.getLogger("uvicorn.error").addFilter(is_no_cancellation)
     hide_memory()

@@ -49,7 +49,8 @@ class Gateway:
         self.observers: list[Callable[[UsageRecord], None]] = []
         # For every call to an upstream server. The requests that cause them are bounded in number.
         self.upstream = egress_client(
-            EgressPolicy(settings.provider_networks), max_connections=settings.max_connections
+            EgressPolicy(settings.provider_networks, settings.trusted_authorities),
+            max_connections=settings.max_connections,
         )
         self._database = database
         self._audit = audit
@@ -77,7 +78,7 @@ class Gateway:
         """Write what is left."""
         if self._refreshes:
             await asyncio.wait(self._refreshes)
-        await self.upstream.aclose()
+        await self.upstream.close()
         await self.retention.close()
         await self.usage.close()
         self.energy.close()

@@ -12,5 +12,5 @@ from appliance.signing.trust import trust_store
 
 def job_handlers(packs: PackStore, settings: Settings) -> dict[str, Handler]:
     """Return the handler of every kind of job. Raises EgressError for a network setting that is none."""
-    policy = EgressPolicy(settings.egress_networks)
+    policy = EgressPolicy(settings.egress_networks, settings.trusted_authorities)
     return {KIND: pack_installation(packs, trust_store(settings), settings.spool_dir, policy)}

@@ -6,10 +6,11 @@ import asyncio
 import contextlib
 import shutil
 from collections.abc import Callable, Coroutine
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
-import httpx
+import aiohttp
 
 from appliance.network.egress import EgressError, EgressPolicy, egress_client
 
@@ -39,7 +40,7 @@ def download(
     """
     try:
         asyncio.run(_until_cancelled(_fetch(policy, url, target, progress, cancelled), cancelled))
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
+    except (aiohttp.ClientError, TimeoutError) as error:
         raise EgressError(f"{url} cannot be fetched: {error or type(error).__name__}", status=503) from error
 
 
@@ -63,20 +64,17 @@ async def _fetch(
     progress: Callable[[int, int], None],
     cancelled: Callable[[], bool],
 ) -> None:
-    # The bytes as they come: a small compressed answer could unpack to any size.
-    plain = {"Accept-Encoding": "identity"}
-    async with egress_client(policy) as client, client.stream("GET", url, headers=plain) as response:
-        if response.status_code != httpx.codes.OK:
-            raise EgressError(
-                f"{url} answers {response.status_code}; redirects are not followed.", status=503
-            )
+    async with egress_client(policy) as client, client.get(url, allow_redirects=False) as response:
+        if response.status != HTTPStatus.OK:
+            raise EgressError(f"{url} answers {response.status}; redirects are not followed.", status=503)
+        # The bytes are taken as they come: a small compressed answer could unpack to any size.
         if response.headers.get("content-encoding", "identity").lower() != "identity":
             raise EgressError(f"{url} answers with a compressed file though none was asked for.", status=503)
-        total = int(response.headers.get("content-length", 0))
+        total = response.content_length or 0
         _require_space(target, total)
         done = 0
         with target.open("wb") as file:
-            async for piece in response.aiter_raw(1 << 20):
+            async for piece in response.content.iter_chunked(1 << 20):
                 done += len(piece)
                 _check(cancelled)
                 if done > MAX_BYTES:

@@ -1,7 +1,8 @@
 """The only way out: one HTTP client that reaches what the configuration allows, and nothing else.
 
 A name is resolved once, every address it has must be allowed, and the connection goes to the
-address that was checked. Redirects are not followed; proxies of the environment are not used.
+address that was checked. Redirects are for the caller to refuse (``FOLLOW_NO_REDIRECT``); proxies and passwords
+of the environment are not used, cookies not kept.
 """
 
 from __future__ import annotations
@@ -9,11 +10,14 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
+import ssl
 from collections.abc import Iterable
-from http.cookiejar import CookieJar, DefaultCookiePolicy
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
-import httpcore
-import httpx
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
 
 from appliance.errors import ApplianceError
 
@@ -22,6 +26,8 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 CONNECT_SECONDS = 10.0
 READ_SECONDS = 300.0
+# Threads of their own for looking names up: those of a resolver that is silent must not keep others from work.
+LOOK_UPS = 8
 # Shorter than what servers keep (uvicorn: 5 s): a connection must not be used when it is being closed.
 KEEP_ALIVE_SECONDS = 4.0
 
@@ -44,10 +50,14 @@ class EgressError(ApplianceError):
 
 
 class EgressPolicy:
-    """Which addresses may be reached: those in ``networks``, loopback only where they say so, and some never."""
+    """Which addresses may be reached: those in ``networks``, loopback only where they say so, and some never.
 
-    def __init__(self, networks: Iterable[str]) -> None:
+    ``authorities`` (a PEM file) are trusted for TLS beside the system's.
+    """
+
+    def __init__(self, networks: Iterable[str], authorities: Path | None = None) -> None:
         """Take networks as CIDR text. Raises EgressError for a text that is none."""
+        self.authorities = authorities
         try:
             self.networks: tuple[Network, ...] = tuple(ipaddress.ip_network(network) for network in networks)
         except ValueError as error:
@@ -80,18 +90,28 @@ class EgressPolicy:
                 raise EgressError(
                     f"Calls to {host} are not allowed: no egress network is configured."
                 ) from None
-            loop = asyncio.get_running_loop()
             try:
-                answers = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+                answers = await asyncio.get_running_loop().run_in_executor(_look_ups, _looked_up, host, port)
             except socket.gaierror as error:
                 raise EgressError(f"{host} cannot be resolved: {error.strerror}", status=503) from error
             except UnicodeError:  # an empty label, or one of more than 63 characters
                 raise EgressError(f"{host} is not the name of a host.", status=503) from None
             found = [ipaddress.ip_address(answer[4][0]) for answer in answers]
         for address in found:
-            if not self.allows(address):
-                raise EgressError(f"Calls to {host} ({address}) are not allowed by the egress policy.")
+            self.require(address, host)
         return str(found[0])
+
+    def require(self, address: Address, host: str) -> None:
+        """Raise EgressError unless an address of ``host`` may be connected to."""
+        if not self.allows(address):
+            raise EgressError(f"Calls to {host} ({address}) are not allowed by the egress policy.")
+
+
+_look_ups = ThreadPoolExecutor(LOOK_UPS, thread_name_prefix="look-up")
+
+
+def _looked_up(host: str, port: int) -> list[tuple[Any, ...]]:
+    return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
 
 
 def _carried(address: Address) -> list[ipaddress.IPv4Address]:
@@ -107,41 +127,64 @@ def _carried(address: Address) -> list[ipaddress.IPv4Address]:
     return found
 
 
-class _CheckedBackend(httpcore.AnyIOBackend):
-    """Connects by way of the policy; TLS still verifies the host name that was asked for."""
+class _CheckedResolver(AbstractResolver):
+    """Looks names up by way of the policy; TLS still verifies the host name that was asked for."""
 
     def __init__(self, policy: EgressPolicy) -> None:
-        super().__init__()
         self._policy = policy
 
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
-    ) -> httpcore.AsyncNetworkStream:
-        """Connect to the checked address of ``host``. Raises EgressError."""
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        """Return the checked address of ``host``. Raises EgressError."""
         address = await self._policy.resolve(host, port)
-        return await super().connect_tcp(address, port, timeout, local_address, socket_options)
+        return [
+            ResolveResult(
+                hostname=host,
+                host=address,
+                port=port,
+                family=socket.AF_INET6 if ":" in address else socket.AF_INET,
+                proto=socket.IPPROTO_TCP,
+                flags=socket.AI_NUMERICHOST,
+            )
+        ]
+
+    async def close(self) -> None:
+        """Nothing is held."""
 
 
-def egress_client(policy: EgressPolicy, *, max_connections: int = 100) -> httpx.AsyncClient:
-    """Make the client for every outbound call of the service; close it at shutdown."""
-    transport = httpx.AsyncHTTPTransport(trust_env=False)
-    pool = httpcore.AsyncConnectionPool(
-        ssl_context=httpx.create_ssl_context(trust_env=False),
-        max_connections=max_connections,
-        keepalive_expiry=KEEP_ALIVE_SECONDS,
-        network_backend=_CheckedBackend(policy),
-    )
-    transport._pool = pool  # noqa: SLF001 - httpx has no public way to pass a network backend
-    return httpx.AsyncClient(
-        transport=transport,
+def egress_client(policy: EgressPolicy, *, max_connections: int = 100) -> aiohttp.ClientSession:
+    """Make the client for every outbound call of the service, on the running loop; close it at shutdown.
+
+    Answers come as they are sent: nothing is decompressed. Raises EgressError for a file of authorities that is none.
+    """
+
+    def checked_socket(info: tuple[Any, ...]) -> socket.socket:
+        # The resolver is not asked about hosts that are addresses: every connection comes by here.
+        family, kind, protocol, _, (address, *_) = info
+        policy.require(ipaddress.ip_address(address), address)
+        return socket.socket(family, kind, protocol)
+
+    context = ssl.create_default_context()
+    if policy.authorities is not None:
+        try:
+            context.load_verify_locations(policy.authorities)
+        except OSError as error:  # ssl.SSLError is one
+            raise EgressError(f"trusted_authorities: {policy.authorities}: {error}", status=500) from error
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(
+            limit=max_connections,
+            keepalive_timeout=KEEP_ALIVE_SECONDS,
+            use_dns_cache=False,
+            resolver=_CheckedResolver(policy),
+            socket_factory=checked_socket,
+            ssl=context,
+        ),
+        headers={"Accept-Encoding": "identity", "User-Agent": "appliance"},
+        skip_auto_headers=("Content-Type",),
+        auto_decompress=False,
         # What a server says to remember would go with the next user's request.
-        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
-        follow_redirects=False,
+        cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=False,
-        timeout=httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS),
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=READ_SECONDS),
     )

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
 from appliance.network.download import DownloadCancelledError, download
 from appliance.network.egress import EgressError, EgressPolicy, egress_client
+from appliance.tls.authority import make_authority
+from appliance.tls.names import Names
 
 CONTENT = bytes(range(256)) * 20_000
 
@@ -26,6 +30,13 @@ class Handler(BaseHTTPRequestHandler):
             self.end_headers()
             return
         self.send_response(200)
+        if self.path == "/cookie":
+            answer = str(self.headers["Cookie"]).encode()
+            self.send_header("Set-Cookie", "session=another user's")
+            self.send_header("Content-Length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+            return
         length = len(CONTENT) + (10 if self.path == "/short" else 0)
         self.send_header("Content-Length", str(length))
         self.end_headers()
@@ -114,8 +125,58 @@ async def test_the_checked_address_is_the_one_connected_to(
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: next(answers))
     async with egress_client(LOOPBACK) as client:
         response = await client.get(f"http://files.example:{port}/file")
+        assert await response.read() == CONTENT
 
-    assert response.content == CONTENT
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "[::ffff:127.0.0.1]", "[::ffff:7f00:1]"])
+async def test_a_host_that_is_an_address_is_checked_when_it_is_connected_to(port: int, host: str) -> None:
+    async with egress_client(EgressPolicy(["10.0.0.0/8", "0.0.0.0/0", "::/0"])) as client:
+        with pytest.raises(EgressError, match="egress policy"):
+            await client.get(f"http://{host}:{port}/file")
+
+
+async def test_a_host_written_as_a_number_is_never_taken_for_an_address(port: int) -> None:
+    async with egress_client(EgressPolicy(["10.0.0.0/8"])) as client:
+        for host in ("2130706433", "127.1", "0x7f.0.0.1", "0177.0.0.1"):
+            with pytest.raises((EgressError, aiohttp.ClientError)):
+                await client.get(f"http://{host}:{port}/file")
+
+
+async def test_what_a_server_says_to_remember_is_not_sent_again(port: int) -> None:
+    async with egress_client(LOOPBACK) as client:
+        for _ in range(2):
+            async with client.get(f"http://127.0.0.1:{port}/cookie") as response:
+                assert response.headers["Set-Cookie"]
+                assert await response.read() == b"None"
+
+
+async def test_an_authority_of_the_operators_is_trusted_and_no_other(tmp_path: Path) -> None:
+    names = Names(("localhost",), (ipaddress.ip_address("127.0.0.1"),))
+    authority = make_authority(tmp_path / "authority.pem", names)
+    chain, trusted = tmp_path / "chain.pem", tmp_path / "trusted.pem"
+    chain.write_bytes(authority.issue(names))
+    trusted.write_bytes(authority.pem)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(chain)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"https://127.0.0.1:{server.server_port}/file"
+        async with egress_client(EgressPolicy(["127.0.0.1/32"], trusted)) as client:
+            assert await (await client.get(url)).read() == CONTENT
+        async with egress_client(LOOPBACK) as client:
+            with pytest.raises(aiohttp.ClientConnectorCertificateError):
+                await client.get(url)
+        server.shutdown()
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no certificate"])
+async def test_authorities_that_are_none_are_named(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "authorities.pem"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(EgressError, match="trusted_authorities"):
+        egress_client(EgressPolicy([], path))
 
 
 def test_a_host_with_one_forbidden_address_is_refused(

@@ -7,7 +7,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterable
 
-import httpx
+import aiohttp
 
 from appliance.accounts.sealing import Sealer
 from appliance.errors import ApplianceError
@@ -31,7 +31,7 @@ class HealthWatch:
         self,
         states: ProviderStates,
         providers: Callable[[], Iterable[Provider]],
-        client: httpx.AsyncClient,
+        client: aiohttp.ClientSession,
         sealer: Sealer,
         interval: float = INTERVAL_SECONDS,
     ) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import httpx
+import aiohttp
 import msgspec
 
 from appliance.gateway.catalog import Catalog
@@ -18,7 +18,7 @@ PROBE_SECONDS = 30.0
 
 
 async def measured(
-    spec: ProviderSpec, router_type: ModelType, client: httpx.AsyncClient, catalog: Catalog
+    spec: ProviderSpec, router_type: ModelType, client: aiohttp.ClientSession, catalog: Catalog
 ) -> ProviderSpec:
     """Return the provider with the sizes of its model, and the parameters of a pack where none are given.
 

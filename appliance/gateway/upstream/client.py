@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from http import HTTPStatus
 from typing import Any
 
-import httpx
+import aiohttp
 import msgspec
 
 from appliance.gateway.routing.records import Provider, ProviderType
@@ -20,7 +21,7 @@ LONGEST_SECONDS = 86_400
 INLINE_BYTES = 1 << 20
 
 # What may go wrong on the wire; a programming error is none of them.
-BROKEN = (httpx.HTTPError, httpx.InvalidURL, EgressError, TimeoutError)
+BROKEN = (aiohttp.ClientError, EgressError, TimeoutError)
 
 Content = bytes | AsyncIterator[bytes]
 Fields = dict[str, msgspec.Raw]
@@ -48,22 +49,28 @@ class Upstream(msgspec.Struct, frozen=True, kw_only=True):
             model_name=provider.model_name,
         )
 
-    def request(
-        self, client: httpx.AsyncClient, method: str, path: str, content: Content, headers: dict[str, str]
-    ) -> httpx.Request:
-        """Build a request; answers must come uncompressed: a small one could unpack to any size."""
-        sent: list[tuple[bytes, bytes]] = [
-            (name.encode("ascii"), value.encode("utf-8"))
-            for name, value in {"Accept-Encoding": "identity", **headers}.items()
-        ]
+    async def send(
+        self,
+        client: aiohttp.ClientSession,
+        method: str,
+        path: str,
+        content: Content,
+        headers: dict[str, str],
+    ) -> aiohttp.ClientResponse:
+        """Send a request and return its answer, unread. Raises what is in ``BROKEN``."""
         if self.key:
-            sent.append((b"Authorization", b"Bearer " + self.key.encode("utf-8")))
-        return client.build_request(
+            if not self.key.isprintable():
+                raise EgressError("its key has characters that no header can hold")
+            headers = {**headers, "Authorization": f"Bearer {self.key}"}
+        return await client.request(
             method,
             self.url + path,
-            content=content,
-            headers=sent,
-            timeout=httpx.Timeout(self.timeout, connect=min(CONNECT_SECONDS, self.timeout)),
+            data=content or None,
+            headers=headers,
+            allow_redirects=False,
+            timeout=aiohttp.ClientTimeout(
+                total=None, sock_connect=min(CONNECT_SECONDS, self.timeout), sock_read=self.timeout
+            ),
         )
 
 
@@ -78,33 +85,34 @@ def seconds(timeout: float) -> float:
 
 
 async def begin(
-    client: httpx.AsyncClient,
+    client: aiohttp.ClientSession,
     upstream: Upstream,
     path: str,
     content: Content,
     headers: dict[str, str],
     *,
     method: str = "POST",
-) -> httpx.Response:
+) -> aiohttp.ClientResponse:
     """Send a request and return its answer, which is a success and unread; the caller closes it.
 
     Raises UpstreamUnavailableError, ProviderBusyError (both 503), UpstreamError. There is no bound on the time
     in all: set one around it.
     """
     try:
-        request = upstream.request(client, method, path, content, headers)
-        response = await client.send(request, stream=True)
+        response = await upstream.send(client, method, path, content, headers)
     except BROKEN as error:
         raise from_exception(upstream.name, error) from error
     try:
         await _check(upstream, response)
     except BaseException:
-        await response.aclose()
+        response.close()
         raise
     return response
 
 
-async def read(upstream: Upstream, response: httpx.Response, limit: int, *, cut: bool = False) -> bytes:
+async def read(
+    upstream: Upstream, response: aiohttp.ClientResponse, limit: int, *, cut: bool = False
+) -> bytes:
     """Return an answer's body of at most ``limit`` bytes; with ``cut`` the beginning of a longer one.
 
     Raises UpstreamUnavailableError when it breaks off or is longer.
@@ -112,7 +120,7 @@ async def read(upstream: Upstream, response: httpx.Response, limit: int, *, cut:
     pieces: list[bytes] = []
     size = 0
     try:
-        async for piece in response.aiter_raw():
+        async for piece in response.content.iter_any():
             pieces.append(piece)
             size += len(piece)
             if size > limit:
@@ -124,16 +132,16 @@ async def read(upstream: Upstream, response: httpx.Response, limit: int, *, cut:
     return b"".join(pieces)[:limit]
 
 
-async def _check(upstream: Upstream, response: httpx.Response) -> None:
+async def _check(upstream: Upstream, response: aiohttp.ClientResponse) -> None:
     if response.headers.get("content-encoding", "identity").strip().lower() != "identity":
         raise unavailable(upstream.name, "answers compressed though that was not asked for")
-    if response.status_code != httpx.codes.OK:
+    if response.status != HTTPStatus.OK:
         body = await read(upstream, response, MAX_ERROR_BYTES, cut=True)
-        raise from_status(upstream.name, response.status_code, response.headers, body)
+        raise from_status(upstream.name, response.status, response.headers.get("Retry-After", ""), body)
 
 
 async def fetch(
-    client: httpx.AsyncClient,
+    client: aiohttp.ClientSession,
     upstream: Upstream,
     path: str,
     content: Content = b"",
@@ -148,13 +156,17 @@ async def fetch(
             try:
                 return await read(upstream, response, MAX_ANSWER_BYTES)
             finally:
-                await response.aclose()
+                response.close()
     except TimeoutError as error:
         raise from_exception(upstream.name, error) from error
 
 
 async def fetch_fields(
-    client: httpx.AsyncClient, upstream: Upstream, path: str, body: Any, headers: dict[str, str] | None = None
+    client: aiohttp.ClientSession,
+    upstream: Upstream,
+    path: str,
+    body: Any,
+    headers: dict[str, str] | None = None,
 ) -> Fields:
     """Post JSON and return the fields of the JSON object that it answers with, each as it was written.
 

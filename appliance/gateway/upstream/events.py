@@ -7,7 +7,7 @@ import logging
 import re
 from collections.abc import AsyncGenerator
 
-import httpx
+import aiohttp
 
 from appliance.gateway.upstream.client import BROKEN, Content, Upstream, begin
 from appliance.gateway.upstream.failures import from_exception, unavailable
@@ -99,7 +99,7 @@ class EventStream:
     ``done`` says whether the upstream ended the stream itself, with ``[DONE]``.
     """
 
-    def __init__(self, upstream: Upstream, response: httpx.Response) -> None:
+    def __init__(self, upstream: Upstream, response: aiohttp.ClientResponse) -> None:
         self.done = False
         self._upstream = upstream
         self._response = response
@@ -148,16 +148,16 @@ class EventStream:
             log.info("%s: does not end a stream that is done: %r", self._upstream.name, error)
         finally:
             await self._events.aclose()
-            await self._response.aclose()
+            self._response.close()
 
     def abandon(self) -> None:
         """Close it soon; for callers that cannot wait. Nothing may be reading any more."""
-        if not self._response.is_closed and self._closing is None:
+        if not self._response.closed and self._closing is None:
             self._closing = asyncio.create_task(self.close(), name="close an upstream's stream")
 
     async def _read(self) -> AsyncGenerator[bytes, None]:
         parser = EventParser()
-        async for piece in self._response.aiter_raw():
+        async for piece in self._response.content.iter_any():
             for event in parser.feed(piece):
                 yield event
         for event in parser.finish():
@@ -165,7 +165,7 @@ class EventStream:
 
 
 async def open_stream(
-    client: httpx.AsyncClient, upstream: Upstream, path: str, content: Content, headers: dict[str, str]
+    client: aiohttp.ClientSession, upstream: Upstream, path: str, content: Content, headers: dict[str, str]
 ) -> EventStream:
     """Send a request and return its stream, whose first event is there. Raises as ``client.begin``.
 

@@ -7,9 +7,10 @@ tried); what is wrong with the request itself is UpstreamError, with the upstrea
 from __future__ import annotations
 
 import logging
+from http import HTTPStatus
 from typing import Any
 
-import httpx
+import aiohttp
 import msgspec
 
 from appliance.errors import ApplianceError
@@ -27,6 +28,16 @@ MISCONFIGURED = frozenset({401, 402, 403, 404, 405, 406, 407, 421, 426})
 # Too early, or too slow for it.
 PASSING = frozenset({408, 425})
 
+# What the contract's clients know broken calls by: its reference calls upstream servers with httpx.
+_NAMES: dict[type[Exception], str] = {
+    aiohttp.ConnectionTimeoutError: "ConnectTimeout",
+    TimeoutError: "ReadTimeout",
+    aiohttp.ClientOSError: "ReadError",
+    aiohttp.ClientPayloadError: "RemoteProtocolError",
+    aiohttp.ServerDisconnectedError: "RemoteProtocolError",
+    aiohttp.ClientResponseError: "RemoteProtocolError",
+}
+
 UNAVAILABLE = "Model is temporarily unavailable, please try again later."
 
 
@@ -38,20 +49,20 @@ def unavailable(provider: str, reason: str) -> UpstreamUnavailableError:
 
 def from_exception(provider: str, error: Exception) -> UpstreamUnavailableError:
     """Return the error for a call that broke."""
-    if isinstance(error, EgressError | httpx.ConnectError | httpx.UnsupportedProtocol | httpx.InvalidURL):
+    if isinstance(error, EgressError | aiohttp.ClientConnectorError | aiohttp.InvalidURL):
         return unavailable(provider, str(error) or type(error).__name__)
-    name = "ReadTimeout" if isinstance(error, TimeoutError) else type(error).__name__
+    name = next((name for kind, name in _NAMES.items() if isinstance(error, kind)), type(error).__name__)
     log.warning("%s: %s: %s", provider, name, error)
     return UpstreamUnavailableError(
         f"Model is too busy ({name}), please try again later", retry_after=RETRY_SECONDS
     )
 
 
-def from_status(provider: str, status: int, headers: httpx.Headers, body: bytes) -> ApplianceError:
+def from_status(provider: str, status: int, retry_after_header: str, body: bytes) -> ApplianceError:
     """Return the error for an answer that is no success. Redirects are failures: they are not followed."""
-    retry_after = _retry_after(headers)
-    if status == httpx.codes.TOO_MANY_REQUESTS or (
-        status == httpx.codes.SERVICE_UNAVAILABLE and retry_after is not None
+    retry_after = _retry_after(retry_after_header)
+    if status == HTTPStatus.TOO_MANY_REQUESTS or (
+        status == HTTPStatus.SERVICE_UNAVAILABLE and retry_after is not None
     ):
         log.info("%s: is too busy (%d)", provider, status)
         return ProviderBusyError(
@@ -92,13 +103,13 @@ def error_event(provider: str, event: bytes) -> ApplianceError:
     error = payload.get("error") if isinstance(payload, dict) else None
     status = error.get("code") if isinstance(error, dict) else None
     if type(status) is int and 400 <= status < 500:
-        return from_status(provider, status, httpx.Headers(), event)
+        return from_status(provider, status, "", event)
     return unavailable(provider, f"sends an error: {_shown(event)}")
 
 
-def _retry_after(headers: httpx.Headers) -> int | None:
+def _retry_after(text: str) -> int | None:
     """Return the seconds of ``Retry-After``; a date or nonsense counts as absent."""
-    text = headers.get("retry-after", "").strip()
+    text = text.strip()
     if not text.isascii() or not text.isdecimal() or len(text) > len(str(LONGEST_RETRY_SECONDS)):
         return None
     return max(1, min(int(text), LONGEST_RETRY_SECONDS))

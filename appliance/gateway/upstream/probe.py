@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-import httpx
+import aiohttp
 import msgspec
 
 from appliance.errors import ApplianceError
@@ -57,7 +57,7 @@ def listing_path(provider_type: ProviderType) -> str:
 
 
 async def probe(
-    client: httpx.AsyncClient,
+    client: aiohttp.ClientSession,
     provider_type: ProviderType,
     url: str,
     key: str | None,
@@ -86,7 +86,7 @@ async def probe(
     return Probed(context, size)
 
 
-async def _context_length(client: httpx.AsyncClient, upstream: Upstream) -> int | None:
+async def _context_length(client: aiohttp.ClientSession, upstream: Upstream) -> int | None:
     body = await fetch(client, upstream, listing_path(upstream.type), method="GET")
     if upstream.type == "tei":
         info = msgspec.json.decode(body, type=_Info)
@@ -100,7 +100,7 @@ async def _context_length(client: httpx.AsyncClient, upstream: Upstream) -> int 
     raise LookupError("does not list the model")
 
 
-async def _vector_size(client: httpx.AsyncClient, upstream: Upstream) -> int:
+async def _vector_size(client: aiohttp.ClientSession, upstream: Upstream) -> int:
     body = {"model": upstream.model_name, "input": "hello", "encoding_format": "float"}
     answer = await fetch_fields(client, upstream, EMBEDDINGS_PATH, body)
     vectors = msgspec.json.decode(answer["data"], type=list[_Embedded])

@@ -6,7 +6,7 @@ import asyncio
 import math
 from typing import Any
 
-import httpx
+import aiohttp
 import msgspec
 
 from appliance.gateway.upstream.client import Fields, Upstream, fetch, fetch_fields
@@ -38,7 +38,7 @@ class _Relevance(msgspec.Struct):
 
 
 async def scores(
-    client: httpx.AsyncClient, upstream: Upstream, query: str, texts: list[str], headers: dict[str, str]
+    client: aiohttp.ClientSession, upstream: Upstream, query: str, texts: list[str], headers: dict[str, str]
 ) -> Scored:
     """Score each text against a query, within the upstream's ``timeout``. Raises as ``client.begin``."""
     try:
@@ -49,7 +49,7 @@ async def scores(
 
 
 async def _scores(
-    client: httpx.AsyncClient, upstream: Upstream, query: str, texts: list[str], headers: dict[str, str]
+    client: aiohttp.ClientSession, upstream: Upstream, query: str, texts: list[str], headers: dict[str, str]
 ) -> Scored:
     if upstream.type == "tei":
         return await _by_tei(client, upstream, query, texts, headers)
@@ -64,7 +64,7 @@ async def _scores(
 
 
 async def _by_tei(
-    client: httpx.AsyncClient, upstream: Upstream, query: str, texts: list[str], headers: dict[str, str]
+    client: aiohttp.ClientSession, upstream: Upstream, query: str, texts: list[str], headers: dict[str, str]
 ) -> Scored:
     values: list[float] = []
     sent = {**headers, "Content-Type": "application/json"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import httpx
 import pytest
 
 from appliance.gateway.errors import ProbeFailedError
@@ -77,9 +76,3 @@ async def test_a_key_that_no_header_can_hold_fails_the_probe() -> None:
                 except ProbeFailedError:
                     continue
                 assert "X-Evil" not in server.received[-1].headers
-
-
-def test_the_client_follows_no_redirect() -> None:
-    client = egress_client(EgressPolicy([]))
-    assert not client.follow_redirects
-    assert isinstance(client, httpx.AsyncClient)

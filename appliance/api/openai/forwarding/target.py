@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import httpx
+import aiohttp
 from litestar import Request
 
 from appliance.accounts.errors import AccountError
@@ -49,7 +49,7 @@ def headers_for(request: Request[Any, Any, Any], upstream: Upstream) -> dict[str
     return {HOPS_HEADER: str(hops + 1), CACHE_SCOPE_HEADER: scope}
 
 
-def client_of(request: Request[Any, Any, Any]) -> httpx.AsyncClient:
+def client_of(request: Request[Any, Any, Any]) -> aiohttp.ClientSession:
     """Return the client for upstream servers."""
     gateway: Gateway = request.app.state.gateway
     return gateway.upstream
