@@ -11,7 +11,7 @@ from litestar import Request
 from litestar.exceptions import InternalServerException
 
 from appliance.api.disconnect import ClientGoneError
-from appliance.api.field_errors import InvalidFieldError, UnreadableBodyError
+from appliance.api.field_errors import AbsentBodyError, InvalidFieldError, UnreadableBodyError
 from appliance.api.validation import field_errors
 from appliance.errors import InvalidRequestError
 
@@ -56,6 +56,8 @@ async def decoded(body: bytes, type_: type[T]) -> T:
         async with _large_bodies:
             return await asyncio.to_thread(_told_apart, body, type_)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:  # the latter for bytes that are no UTF-8
+        if not body:
+            raise AbsentBodyError from None
         place = _PLACE.search(str(error))
         raise UnreadableBodyError(str(error), int(place["place"]) if place else len(body)) from None
     except RecursionError:

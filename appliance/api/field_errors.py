@@ -54,6 +54,14 @@ class UnreadableBodyError(InvalidRequestError):
         ]
 
 
+class AbsentBodyError(UnreadableBodyError):
+    """A request without a body, where there must be one."""
+
+    def __init__(self) -> None:
+        super().__init__("it is empty", 0)
+        self.errors = [FieldError(["body"], "Field required", "missing", None)]
+
+
 def _told(message: str, path: str | None) -> FieldError:
     """Return the entry for what only the decoder knows."""
     location = ["body", *_steps(path or "")]

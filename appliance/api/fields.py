@@ -14,6 +14,8 @@ from appliance.clock import now_ms
 # What SQLite keeps in an integer column.
 LARGEST = (1 << 63) - 1
 LONGEST_NAME = 256
+# Reading the digits of a number takes the square of their count.
+LONGEST_NUMBER = 1000
 # The year 9999: a later time is a mistake in the unit.
 LATEST_SECOND = 253_402_300_799
 
@@ -24,13 +26,17 @@ Name = Annotated[str, msgspec.Meta(max_length=4096)]
 
 def trimmed(name: str, value: str, longest: int = LONGEST_NAME) -> str:
     """Return a name without blanks around it; it must have at least one character left."""
-    return bounded_text(name, value.strip(), longest)
-
-
-def bounded_text(name: str, value: str, longest: int) -> str:
-    """Return a text as it is; it must have 1 to ``longest`` characters, none of them NUL."""
-    if not value:
+    text = value.strip()
+    if not text:
+        # What came is repeated with its blanks.
         raise UnprocessableError([text_length_error(["body", name], value, least=1)])
+    return bounded_text(name, text, longest)
+
+
+def bounded_text(name: str, value: str, longest: int, least: int = 1) -> str:
+    """Return a text as it is; it must have ``least`` to ``longest`` characters, none of them NUL."""
+    if len(value) < least:
+        raise UnprocessableError([text_length_error(["body", name], value, least=least)])
     if len(value) > longest:
         raise UnprocessableError([text_length_error(["body", name], value, most=longest)])
     if "\0" in value:
@@ -39,9 +45,14 @@ def bounded_text(name: str, value: str, longest: int) -> str:
 
 
 def identifier(name: str, text: str) -> int:
-    """Return the id in a path."""
+    """Return the id in a path, as the store can be asked for it (``row_id``)."""
+    return row_id(path_number(name, text))
+
+
+def path_number(name: str, text: str) -> int:
+    """Return the whole number in a path, however large."""
     try:
-        number = whole_number(text)
+        return whole_number(text)
     except ValueError:
         raise wrong_field(
             name,
@@ -50,15 +61,16 @@ def identifier(name: str, text: str) -> int:
             place="path",
             input=shown_input(text),
         ) from None
-    return row_id(number)
 
 
 def whole_number(text: str) -> int:
-    """Return the integer that a path or a query has, also with zeros behind the point; a very long one is too large.
+    """Return the integer that a path or a query has, also with zeros behind the point.
 
-    Raises ValueError.
+    Raises ValueError for anything else, and beyond LONGEST_NUMBER characters.
     """
-    return int(_ZEROS.sub("", text)) if len(text) <= 20 else LARGEST + 1
+    if len(text) > LONGEST_NUMBER:
+        raise ValueError(f"no number has more than {LONGEST_NUMBER} characters here")
+    return int(_ZEROS.sub("", text))
 
 
 def row_id(number: int) -> int:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 from litestar import Request
 
-from appliance.api.field_errors import wrong_field
-from appliance.api.fields import LARGEST, whole_number
+from appliance.api.field_errors import FieldError, UnprocessableError, wrong_field
+from appliance.api.fields import LARGEST, row_id, whole_number
 from appliance.api.validation import listed, shown_input
 
 DEFAULT_LIMIT, LARGEST_LIMIT = 10, 100
+# How lists call their order: most by the first names, those of routers (and later versions) by the others.
+ORDER_NAMES, SORT_NAMES = ("order_by", "order_direction"), ("sort_by", "sort_order")
 
 
 class Page(msgspec.Struct, frozen=True):
@@ -29,14 +32,38 @@ class Page(msgspec.Struct, frozen=True):
         return f"{order} LIMIT {self.limit} OFFSET {self.offset}"
 
 
-def page_of(request: Request[Any, Any, Any], orders: tuple[str, ...] = ("id", "name", "created")) -> Page:
-    """Read the page from the query. Raises UnprocessableError (422) for what is out of bounds."""
-    return Page(
-        offset=query_int(request, "offset", 0, least=0, most=LARGEST),
-        limit=query_int(request, "limit", DEFAULT_LIMIT, least=1, most=LARGEST_LIMIT),
-        order_by=_choice(request, ("order_by", "sort_by"), orders, "id"),
-        descending=_choice(request, ("order_direction", "sort_order"), ("asc", "desc"), "asc") == "desc",
+def page_of(
+    request: Request[Any, Any, Any],
+    orders: tuple[str, ...] = ("id", "name", "created"),
+    names: tuple[str, str] = ORDER_NAMES,
+) -> Page:
+    """Read the page from the query, whose order goes by ``names``.
+
+    The other names for an order count where these are absent, and where they can; else they are parameters that
+    the route does not know. Raises UnprocessableError (422) with all that is out of bounds.
+    """
+    others = SORT_NAMES if names == ORDER_NAMES else ORDER_NAMES
+    offset, limit, order_by, direction = gathered(
+        lambda: query_int(request, "offset", 0, least=0, most=LARGEST),
+        lambda: query_int(request, "limit", DEFAULT_LIMIT, least=1, most=LARGEST_LIMIT),
+        lambda: _choice(request, names[0], others[0], orders, "id"),
+        lambda: _choice(request, names[1], others[1], ("asc", "desc"), "asc"),
     )
+    return Page(offset=offset, limit=limit, order_by=order_by, descending=direction == "desc")
+
+
+def gathered(*reads: Callable[[], Any]) -> list[Any]:
+    """Return what each of these reads. Raises UnprocessableError (422) with what is wrong with all of them."""
+    found: list[Any] = []
+    errors: list[FieldError] = []
+    for read in reads:
+        try:
+            found.append(read())
+        except UnprocessableError as error:
+            errors += error.errors
+    if errors:
+        raise UnprocessableError(errors)
+    return found
 
 
 def query_int(request: Request[Any, Any, Any], name: str, default: int, *, least: int, most: int) -> int:
@@ -51,6 +78,15 @@ def optional_query_int(request: Request[Any, Any, Any], name: str) -> int | None
     """Return an integer of the query, None when it is absent or empty. Raises UnprocessableError (422)."""
     text = request.query_params.get(name)
     return None if text in (None, "", "null") else _checked(name, str(text), 0, LARGEST)
+
+
+def optional_query_id(request: Request[Any, Any, Any], name: str) -> int | None:
+    """Return an id of the query, None when it is absent or empty; one below 0 is none that any row has.
+
+    Raises UnprocessableError (422).
+    """
+    text = request.query_params.get(name)
+    return None if text in (None, "", "null") else row_id(_checked(name, str(text), -LARGEST, LARGEST))
 
 
 def _checked(name: str, text: str, least: int, most: int) -> int:
@@ -78,21 +114,20 @@ def _checked(name: str, text: str, least: int, most: int) -> int:
 
 
 def _choice(
-    request: Request[Any, Any, Any], names: tuple[str, ...], allowed: tuple[str, ...], default: str
+    request: Request[Any, Any, Any], name: str, other: str, allowed: tuple[str, ...], default: str
 ) -> str:
-    for name in names:
-        value = request.query_params.get(name)
-        if value is None:
-            continue
-        if value not in allowed:
-            words = listed(allowed)
-            raise wrong_field(
-                name,
-                f"Input should be {words}",
-                "enum",
-                place="query",
-                input=shown_input(value),
-                ctx={"expected": words},
-            )
-        return str(value)
-    return default
+    value = request.query_params.get(name)
+    if value is None:
+        alike = request.query_params.get(other)
+        return str(alike) if alike in allowed else default
+    if value not in allowed:
+        words = listed(allowed)
+        raise wrong_field(
+            name,
+            f"Input should be {words}",
+            "enum",
+            place="query",
+            input=shown_input(value),
+            ctx={"expected": words},
+        )
+    return str(value)

@@ -39,6 +39,8 @@ def field_errors(body: bytes, type_: Any) -> list[FieldError]:
     """
     try:
         value = msgspec.json.decode(body)
+        if value is None:  # FastAPI takes it for no body at all
+            return [FieldError(["body"], "Field required", "missing", None)]
         return _first(_check(_type_info(type_), value, ("body",)))
     except (msgspec.MsgspecError, RecursionError):
         return []

@@ -236,6 +236,34 @@ def test_wrong_fields_of_a_provider_are_named(
     assert [where for where, _ in wrong_fields(admin.post("/admin/providers", body))] == [place]
 
 
+@pytest.mark.parametrize("field", ["model_total_params", "model_active_params"])
+def test_parameters_are_whole_billions(master: Client, upstream: FakeUpstream, field: str) -> None:
+    router = master.make("/admin/routers", name=unique("whole"), type="text-generation")["id"]
+    body = {"router": router, "type": "vllm", "url": upstream.base_url, "model_name": MODEL}
+    wrong = [(["body", field], "Input should be a valid integer, got a number with a fractional part")]
+
+    assert wrong_fields(master.post("/admin/providers", {**body, field: 0.5})) == wrong
+    made = master.make("/admin/providers", **body, **{field: 8.0})
+    assert (made[field], type(made[field])) == (8, int)
+    assert wrong_fields(master.patch(f"/admin/providers/{made['id']}", {field: 7.5})) == wrong
+    master.change(f"/admin/providers/{made['id']}", **{field: "70"})
+    assert master.read(f"/admin/providers/{made['id']}")[field] == 70
+
+
+@pytest.mark.parametrize("kind", ["local", "appliance", "azure", None])
+def test_a_providers_type_is_one_of_five(master: Client, kind: str | None) -> None:
+    (wrong,) = refusal(master.post("/admin/providers", {"router": 1, "type": kind, "model_name": "x"}), 422)
+
+    words = "'albert', 'openai', 'mistral', 'tei' or 'vllm'"
+    assert wrong == {
+        "loc": ["body", "type"],
+        "msg": f"Input should be {words}",
+        "type": "enum",
+        "input": kind,
+        "ctx": {"expected": words},
+    }
+
+
 def test_wrong_moves_of_a_provider_are_refused(admin: Client, upstream: FakeUpstream) -> None:
     number, _ = router(admin)
     made = provider(admin, number, upstream)["id"]

@@ -14,8 +14,7 @@ from appliance.api.answers import created, json_answer, listed, no_content
 from appliance.api.authentication import account_of, actor_of
 from appliance.api.body import read_json
 from appliance.api.errors import dialect_of
-from appliance.api.field_errors import wrong_field
-from appliance.api.fields import Name, future, identifier
+from appliance.api.fields import Name, bounded_text, future, identifier
 from appliance.api.paging import page_of
 
 # No user has it: the master key of OpenGateLLM's mount has no keys of its own there.
@@ -33,10 +32,8 @@ class NewOwnKey(msgspec.Struct):
 async def create_key(request: Request[Any, Any, State]) -> Response[bytes]:
     """Make a key for oneself; its text is shown this once."""
     body = await read_json(request, NewOwnKey)
-    if len(body.name) > NAME_LENGTH:
-        raise wrong_field("name", f"String should have at most {NAME_LENGTH} characters", "string_too_long")
-    expires_at = future("expires", body.expires)
-    made = await issued_keys(request).create(actor_of(request), owner_of(request), body.name, expires_at)
+    name, expires_at = bounded_text("name", body.name, NAME_LENGTH, least=0), future("expires", body.expires)
+    made = await issued_keys(request).create(actor_of(request), owner_of(request), name, expires_at)
     return created({"id": made.id, "token": made.key, "key": made.key})
 
 

@@ -12,7 +12,8 @@ from appliance.api.authentication import account_of
 from appliance.api.errors import dialect_of
 from appliance.api.field_errors import wrong_field
 from appliance.api.fields import LARGEST
-from appliance.api.paging import DEFAULT_LIMIT, LARGEST_LIMIT, query_int
+from appliance.api.paging import DEFAULT_LIMIT, LARGEST_LIMIT, gathered, query_int
+from appliance.api.validation import listed as alternatives
 from appliance.api.validation import shown_input
 from appliance.clock import now_ms
 from appliance.gateway.gateway import Gateway
@@ -37,15 +38,18 @@ MASTER = 0
 @get("/me/usage", operation_id="getUsage", tags=["Me"], access="key")
 async def get_usage(request: Request[Any, Any, State]) -> Response[bytes]:
     """List the caller's successful requests."""
-    offset = query_int(request, "offset", 0, least=0, most=LARGEST)
-    limit = query_int(request, "limit", DEFAULT_LIMIT, least=1, most=LARGEST_LIMIT)
-    start, end = times_of(request)
+    offset, limit, (start, end), endpoint = gathered(
+        lambda: query_int(request, "offset", 0, least=0, most=LARGEST),
+        lambda: query_int(request, "limit", DEFAULT_LIMIT, least=1, most=LARGEST_LIMIT),
+        lambda: times_of(request),
+        lambda: _endpoint(request),
+    )
     account = account_of(request)
     which = reports.RecordFilter(
         start=start,
         end=end,
         user_id=MASTER if dialect_of(request).exempts(account) else account.user_id,
-        endpoint=_endpoint(request),
+        endpoint=endpoint,
         statuses=(200, 299),
     )
     gateway: Gateway = request.app.state.gateway
@@ -62,8 +66,10 @@ def times_of(request: Request[Any, Any, State]) -> tuple[int, int]:
     The last 30 days when absent. Raises UnprocessableError (422).
     """
     now = now_ms() // 1000
-    start = query_int(request, "start_time", now - DEFAULT_SECONDS, least=-LARGEST, most=LARGEST)
-    end = query_int(request, "end_time", now, least=-LARGEST, most=LARGEST)
+    start, end = gathered(
+        lambda: query_int(request, "start_time", now - DEFAULT_SECONDS, least=-LARGEST, most=LARGEST),
+        lambda: query_int(request, "end_time", now, least=-LARGEST, most=LARGEST),
+    )
     return _bounded(start * 1000), _bounded(end * 1000 + 999)
 
 
@@ -94,9 +100,15 @@ def _endpoint(request: Request[Any, Any, State]) -> str | None:
     endpoint = request.query_params.get("endpoint")
     if endpoint is None or endpoint in ENDPOINTS:
         return endpoint
-    quoted = [f"'{each}'" for each in ENDPOINTS]
-    message = f"Input should be {', '.join(quoted[:-1])} or {quoted[-1]}"
-    raise wrong_field("endpoint", message, "enum", place="query", input=shown_input(endpoint))
+    words = alternatives(ENDPOINTS)
+    raise wrong_field(
+        "endpoint",
+        f"Input should be {words}",
+        "enum",
+        place="query",
+        input=shown_input(endpoint),
+        ctx={"expected": words},
+    )
 
 
 def _shown(record: UsageRecord) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from litestar import Request, Response, delete, get, patch, post
@@ -15,8 +15,8 @@ from appliance.api.body import read_json
 from appliance.api.dialect import Dialect
 from appliance.api.errors import dialect_of
 from appliance.api.field_errors import missing_field, wrong_field, wrong_value
-from appliance.api.fields import Name, identifier, row_id, trimmed
-from appliance.api.paging import optional_query_int, page_of
+from appliance.api.fields import LARGEST, Name, identifier, path_number, row_id, trimmed
+from appliance.api.paging import optional_query_id, page_of
 from appliance.api.validation import shown_input
 from appliance.config import Settings
 from appliance.gateway.gateway import Gateway
@@ -33,12 +33,13 @@ from appliance.network.egress import EgressPolicy
 # Shown in place of a key: the key itself leaves the box to its server only.
 MASK = "********"
 # Types that OpenGateLLM has, and as which its clients see this box's own.
-PUBLISHED_TYPES: tuple[ProviderType, ...] = ("albert", "openai", "mistral", "tei", "vllm")
+PublishedType = Literal["albert", "openai", "mistral", "tei", "vllm"]
 ENCODERS = ("text-embeddings-inference", "text-classification")
 LONGEST_KEY = 4096
 LARGEST_FIGURE = 1e15
 
 Figure = Annotated[float, msgspec.Meta(ge=0, le=LARGEST_FIGURE)]
+Billions = Annotated[int, msgspec.Meta(ge=0, le=LARGEST)]
 Timeout = Annotated[int, msgspec.Meta(ge=1, le=(1 << 31) - 1)]
 
 
@@ -59,6 +60,14 @@ class NewProvider(msgspec.Struct, kw_only=True):
     qos_limit: Figure | None = None
 
 
+class PublishedProvider(NewProvider, kw_only=True):
+    """The body of POST as OpenGateLLM has it: without this box's own types, and in whole billions."""
+
+    type: PublishedType
+    model_total_params: Billions = 0
+    model_active_params: Billions = 0
+
+
 class ChangedProvider(msgspec.Struct, kw_only=True):
     """The body of PATCH; null keeps."""
 
@@ -72,16 +81,24 @@ class ChangedProvider(msgspec.Struct, kw_only=True):
     qos_limit: Figure | None = None
 
 
+class ChangedPublishedProvider(ChangedProvider, kw_only=True):
+    """The body of PATCH as OpenGateLLM has it."""
+
+    model_total_params: Billions | None = None
+    model_active_params: Billions | None = None
+
+
 @post("/admin/providers", operation_id="createProvider", tags=["Admin"], access="admin", denied=DENIED)
 async def create_provider(request: Request[Any, Any, State]) -> Response[bytes]:
     """Add a provider to a router, after a look at its server."""
-    body = await read_json(request, NewProvider)
+    own = dialect_of(request).own_provider_types
+    body = await read_json(request, NewProvider if own else PublishedProvider)
     settings: Settings = request.app.state.settings
     spec = _spec(request, body, settings)
     gateway = _gateway(request)
     router = gateway.table.routers.get(spec.router_id)
     if router is None:
-        raise RoutingError(f"Model router {spec.router_id} not found.")
+        raise RoutingError(f"Model router {_router_of(body)} not found.")
     require_pairing(spec.type, router.type)
     if spec.url is not None:
         try:
@@ -101,8 +118,8 @@ async def create_provider(request: Request[Any, Any, State]) -> Response[bytes]:
 async def list_providers(request: Request[Any, Any, State]) -> Response[bytes]:
     """List the providers, of one router or of all."""
     page = page_of(request, ("id", "model_name", "created"))
-    wanted = optional_query_int(request, "router")
-    wanted = optional_query_int(request, "router_id") if wanted is None else wanted
+    wanted = optional_query_id(request, "router")
+    wanted = optional_query_id(request, "router_id") if wanted is None else wanted
     table = _gateway(request).table
     found = [
         provider
@@ -130,9 +147,10 @@ async def get_provider(request: Request[Any, Any, State], provider_id: str) -> R
 @patch("/admin/providers/{provider_id:str}", operation_id="updateProvider", tags=["Admin"], access="admin")
 async def update_provider(request: Request[Any, Any, State], provider_id: str) -> Response[None]:
     """Change a provider, or move it to another router."""
-    body = await read_json(request, ChangedProvider)
+    own = dialect_of(request).own_provider_types
+    body = await read_json(request, ChangedProvider if own else ChangedPublishedProvider)
     _check_qos(body.qos_metric, body.qos_limit)
-    router = body.router_id if body.router is None else body.router
+    router = _router_of(body)
     change = ProviderChange(
         router_id=None if router is None else row_id(router),
         timeout=body.timeout,
@@ -157,7 +175,7 @@ async def update_provider(request: Request[Any, Any, State], provider_id: str) -
 )
 async def delete_provider(request: Request[Any, Any, State], provider_id: str) -> Response[bytes]:
     """Remove a provider, and return it."""
-    number = identifier("provider_id", provider_id)
+    number = path_number("provider_id", provider_id)
     shown = await _described(request, *_found(request, number, f"Model provider {number} not found."))
     await _providers(request).delete(actor_of(request), number)
     await _gateway(request).reload()
@@ -166,15 +184,10 @@ async def delete_provider(request: Request[Any, Any, State], provider_id: str) -
 
 def _spec(request: Request[Any, Any, State], body: NewProvider, settings: Settings) -> ProviderSpec:
     """Check the fields. The URL is checked later: that takes a look-up of its host."""
-    router = body.router_id if body.router is None else body.router
+    router = _router_of(body)
     if router is None:
         raise missing_field("router")
     local = body.type == "local"
-    if body.type not in PUBLISHED_TYPES and not dialect_of(request).own_provider_types:
-        words = "'albert', 'openai', 'mistral', 'tei' or 'vllm'"
-        raise wrong_field(
-            "type", f"Input should be {words}", "enum", input=body.type, ctx={"expected": words}
-        )
     _check_qos(body.qos_metric, body.qos_limit)
     url = None if body.url is None or local else trimmed("url", body.url, 4096)
     if url is None and not local:
@@ -197,6 +210,11 @@ def _spec(request: Request[Any, Any, State], body: NewProvider, settings: Settin
         max_context_length=None,
         vector_size=None,
     )
+
+
+def _router_of(body: NewProvider | ChangedProvider) -> int | None:
+    """Return the router that a body names, by either of its names."""
+    return body.router_id if body.router is None else body.router
 
 
 def _check_qos(metric: QosMetric | None, limit: float | None) -> None:

@@ -17,6 +17,7 @@ from appliance.api.errors import dialect_of
 from appliance.api.field_errors import FieldError, UnprocessableError, wrong_value
 from appliance.api.fields import LARGEST, Name, identifier, row_id, trimmed
 from appliance.api.paging import page_of
+from appliance.api.validation import shown_input
 from appliance.gateway.routing.records import LimitType
 
 Amount = Annotated[int, msgspec.Meta(ge=0, le=LARGEST)]
@@ -29,13 +30,13 @@ class DefaultLimit(msgspec.Struct):
     value: Amount | None = None
 
 
-class Limit(msgspec.Struct):
+class Limit(msgspec.Struct, kw_only=True):
     """A limit for one router, which later versions of the API call ``router_id``."""
 
-    type: LimitType
-    value: Amount | None = None
     router: int | None = None
     router_id: int | None = None
+    type: LimitType
+    value: Amount | None = None
 
 
 class NewRole(msgspec.Struct):
@@ -130,20 +131,31 @@ def _limits(given: list[Limit]) -> list[RouterLimit]:
     for place, limit in enumerate(given):
         router = limit.router if limit.router is not None else limit.router_id
         if router is None:
+            came = {"type": limit.type, "value": limit.value}
             raise UnprocessableError(
-                [FieldError(["body", "limits", place, "router"], "Field required", "missing")]
+                [FieldError(["body", "limits", place, "router"], "Field required", "missing", came)]
             )
         if (router, limit.type) in found:
-            raise wrong_value("limits", f"Duplicate limit found: ({router}, LimitType.{limit.type.upper()}).")
+            text = f"Duplicate limit found: ({router}, LimitType.{limit.type.upper()})."
+            raise wrong_value("limits", text, shown_input(_came(given)))
         found[router, limit.type] = RouterLimit(row_id(router), limit.type, limit.value)
     return list(found.values())
+
+
+def _came(given: list[Limit]) -> list[dict[str, Any]]:
+    """Return limits as they came, without the other name of the router."""
+    return [
+        {name: value for name, value in msgspec.structs.asdict(each).items() if name != "router_id" or value}
+        for each in given
+    ]
 
 
 def _default_limits(given: list[DefaultLimit]) -> dict[str, int | None]:
     found: dict[str, int | None] = {}
     for limit in given:
         if limit.type in found:
-            raise wrong_value("default_limits", f"Duplicate limit found: LimitType.{limit.type.upper()}.")
+            text = f"Duplicate limit found: LimitType.{limit.type.upper()}."
+            raise wrong_value("default_limits", text, shown_input(msgspec.to_builtins(given)))
         found[limit.type] = limit.value
     return found
 

@@ -12,9 +12,10 @@ from appliance.api.answers import created, json_answer, listed, no_content
 from appliance.api.authentication import account_of, actor_of
 from appliance.api.body import read_json
 from appliance.api.errors import dialect_of
-from appliance.api.field_errors import wrong_field
-from appliance.api.fields import Name, identifier, trimmed
-from appliance.api.paging import page_of
+from appliance.api.field_errors import wrong_value
+from appliance.api.fields import Name, identifier, path_number, trimmed
+from appliance.api.paging import SORT_NAMES, page_of
+from appliance.api.validation import shown_input
 from appliance.gateway.gateway import Gateway
 from appliance.gateway.routing.errors import RoutingError
 from appliance.gateway.routing.owners import first_administrator, owner_of
@@ -84,7 +85,7 @@ async def create_router(request: Request[Any, Any, State]) -> Response[bytes]:
 @get("/admin/routers", operation_id="listRouters", tags=["Admin"], access="admin", denied=DENIED)
 async def list_routers(request: Request[Any, Any, State]) -> Response[bytes]:
     """List the routers."""
-    page = page_of(request)
+    page = page_of(request, names=SORT_NAMES)
     routers = list(_gateway(request).table.routers.values())
     routers.sort(key=lambda router: _order(router, page.order_by), reverse=page.descending)
     shown = routers[page.offset : page.offset + page.limit]
@@ -106,7 +107,7 @@ async def list_routers(request: Request[Any, Any, State]) -> Response[bytes]:
 )
 async def get_router(request: Request[Any, Any, State], router_id: str) -> Response[bytes]:
     """Describe a router."""
-    router = _found(request, identifier("router_id", router_id))
+    router = _found(request, path_number("router_id", router_id))
     return json_answer(_shown(router, await box_owner(request)))
 
 
@@ -137,7 +138,7 @@ async def update_router(request: Request[Any, Any, State], router_id: str) -> Re
 )
 async def delete_router(request: Request[Any, Any, State], router_id: str) -> Response[bytes]:
     """Remove a router with its providers, and return it."""
-    router = _found(request, identifier("router_id", router_id))
+    router = _found(request, path_number("router_id", router_id))
     owner = await box_owner(request)
     await _routers(request).delete(actor_of(request), router.id)
     await _gateway(request).reload()
@@ -162,7 +163,7 @@ def _found(request: Request[Any, Any, State], router_id: int) -> Router:
 def _name(text: str) -> str:
     name = trimmed("name", text)
     if not name.isprintable():
-        raise _unprintable("name")
+        raise _unprintable("name", name)
     return name
 
 
@@ -170,12 +171,12 @@ def _aliases(aliases: list[str] | None) -> tuple[str, ...] | None:
     if aliases is None:
         return None
     if not all(alias.isprintable() for alias in aliases):
-        raise _unprintable("aliases")
+        raise _unprintable("aliases", aliases)
     return tuple(aliases)
 
 
-def _unprintable(field: str) -> Exception:
-    return wrong_field(field, "Value error, Names have printable characters only.")
+def _unprintable(field: str, given: str | list[str]) -> Exception:
+    return wrong_value(field, "Names have printable characters only.", shown_input(given))
 
 
 def _order(router: Router, column: str) -> tuple[Any, int]:

@@ -12,8 +12,8 @@ from appliance.accounts.issued_keys import COLUMNS, NAME_LENGTH, IssuedKey, Issu
 from appliance.api.answers import created, json_answer, listed, no_content
 from appliance.api.authentication import actor_of
 from appliance.api.body import read_json
-from appliance.api.fields import LARGEST, Name, future, identifier, trimmed
-from appliance.api.paging import optional_query_int, page_of
+from appliance.api.fields import Name, future, identifier, row_id, trimmed
+from appliance.api.paging import optional_query_id, page_of
 
 
 class NewToken(msgspec.Struct):
@@ -29,9 +29,7 @@ async def create_token(request: Request[Any, Any, State]) -> Response[bytes]:
     """Make a key for a user; its text is shown this once."""
     body = await read_json(request, NewToken)
     name, expires_at = trimmed("name", body.name, NAME_LENGTH), future("expires", body.expires)
-    # No user has an id that the store cannot keep.
-    user_id = body.user if 0 <= body.user <= LARGEST else 0
-    made = await issued_keys(request).create(actor_of(request), user_id, name, expires_at)
+    made = await issued_keys(request).create(actor_of(request), row_id(body.user), name, expires_at)
     return created({"id": made.id, "token": made.key})
 
 
@@ -39,7 +37,7 @@ async def create_token(request: Request[Any, Any, State]) -> Response[bytes]:
 async def list_tokens(request: Request[Any, Any, State]) -> Response[bytes]:
     """List the keys, all or those of one user."""
     page = page_of(request, tuple(COLUMNS))
-    user = optional_query_int(request, "user")
+    user = optional_query_id(request, "user")
     return listed([_shown(each) for each in await issued_keys(request).list(page.clause(COLUMNS), user)])
 
 
@@ -52,7 +50,7 @@ async def get_token(request: Request[Any, Any, State], token: str) -> Response[b
 @delete("/admin/tokens/{token:str}", operation_id="deleteToken", tags=["Admin"], access="admin")
 async def delete_token(request: Request[Any, Any, State], token: str) -> Response[None]:
     """Delete a key; ``user``, when given, must be its owner."""
-    user = optional_query_int(request, "user")
+    user = optional_query_id(request, "user")
     await issued_keys(request).delete(actor_of(request), identifier("token", token), user)
     return no_content()
 

@@ -19,7 +19,7 @@ from appliance.api.account.usage import MICROS, times_of, usage_of
 from appliance.api.answers import listed
 from appliance.api.field_errors import wrong_field
 from appliance.api.fields import LARGEST
-from appliance.api.paging import DEFAULT_LIMIT, LARGEST_LIMIT, optional_query_int, query_int
+from appliance.api.paging import DEFAULT_LIMIT, LARGEST_LIMIT, optional_query_id, query_int
 from appliance.gateway.gateway import Gateway
 from appliance.gateway.usage import reports
 from appliance.gateway.usage.record import UsageRecord
@@ -46,7 +46,7 @@ async def list_usage(request: Request[Any, Any, State]) -> Response[bytes] | Str
     which = reports.RecordFilter(
         start=start,
         end=end,
-        user_id=optional_query_int(request, "user"),
+        user_id=optional_query_id(request, "user"),
         model=request.query_params.get("model"),
         endpoint=request.query_params.get("endpoint"),
         statuses=_statuses(request),

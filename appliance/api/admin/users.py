@@ -23,7 +23,7 @@ from appliance.api.answers import created, json_answer, listed, no_content
 from appliance.api.authentication import actor_of
 from appliance.api.body import read_json
 from appliance.api.fields import LARGEST, LONGEST_NAME, bounded_text, future, identifier, row_id
-from appliance.api.paging import optional_query_int, page_of
+from appliance.api.paging import optional_query_id, page_of
 
 MICROS = 1_000_000
 
@@ -80,8 +80,8 @@ async def list_users(request: Request[Any, Any, State]) -> Response[bytes]:
     """List the users, all or those of a role, of an organization or with an e-mail."""
     page = page_of(request, tuple(COLUMNS))
     chosen = UserFilter(
-        role_id=optional_query_int(request, "role"),
-        organization_id=optional_query_int(request, "organization"),
+        role_id=optional_query_id(request, "role"),
+        organization_id=optional_query_id(request, "organization"),
         email=request.query_params.get("email") or None,
     )
     await _spent(request)

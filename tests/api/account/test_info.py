@@ -48,7 +48,7 @@ def person(bare_service: Service) -> Person:
     with bare_service.http as http:
         name = f"organization-{time.time_ns()}"
         organization = http.post("/v1/admin/organizations", json={"name": name}).json()["id"]
-    role = make_role(bare_service, permissions=["read_metric", "create_public_collection"])
+    role = make_role(bare_service, permissions=["read_metric", "create_public_collection"], limits=[])
     return make_person(
         bare_service,
         role,

@@ -187,13 +187,12 @@ def test_wrong_fields_are_422(bare_service: Service, fields: dict[str, Any]) -> 
 def test_an_unknown_router_is_404_in_the_words_of_the_reference(bare_service: Service) -> None:
     with bare_service.http as http:
         for number in (0, 999_999, 1 << 70):
-            shown = number if number < 1 << 63 else 0
             for answer in (
                 http.get(f"/v1/admin/routers/{number}"),
                 http.delete(f"/v1/admin/routers/{number}"),
             ):
                 assert answer.status_code == 404
-                assert answer.json()["detail"] == f"Model router {shown} not found."
+                assert answer.json()["detail"] == f"Model router {number} not found."
             answer = http.patch(f"/v1/admin/routers/{number}", json={})
             assert (answer.status_code, answer.json()["detail"]) == (404, "Model router not found.")
         assert http.get("/v1/admin/routers/x").status_code == 422

@@ -286,7 +286,7 @@ def test_the_list_is_chosen_ordered_and_cut(bare_service: Service) -> None:
     "query",
     [
         {"role": "x"},
-        {"organization": -1},
+        {"organization": "none"},
         {"limit": 101},
         {"offset": -1},
         {"order_by": "email"},
