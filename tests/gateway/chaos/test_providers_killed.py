@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
 
 from tests.api.upstreams import LOOPBACK, add_provider, make_router, routed
+from tests.gateway.chaos.load import events_of, is_cut_clearly, is_error_free, under_load
 from tests.gateway.upstream.fake import FakeUpstream, fake_upstream, streaming
 from tests.people import Person, make_person, make_role
 from tests.service import Service, running_service
@@ -50,52 +44,19 @@ def test_no_client_sees_an_error_before_the_first_byte_and_a_clear_one_after_it(
             fields = {"type": "appliance", "key": back.key, "model_name": routed(back, engine)}
             add_provider(front, router, back.base_url, **fields)
         person = make_person(front, make_role(front), budget=BUDGET)
-        statuses, texts = _under_load(person, model, victim=two)
+        statuses, texts = under_load(
+            front.base_url, person.key, model, two.process.pid, requests=REQUESTS, clients=8
+        )
         assert Counter(statuses) == {200: REQUESTS}
-        assert not [text for text in texts if not _is_whole(text) and not _is_cut_clearly(text)]
+        assert not [text for text in texts if not _is_whole(text) and not is_cut_clearly(text)]
         # Most were not even touched by it.
         assert sum(map(_is_whole, texts)) > REQUESTS // 2
         _check_books(front, person)
 
 
-def _under_load(person: Person, model: str, victim: Service) -> tuple[list[int], list[str]]:
-    """Ask streams from eight clients, kill the victim when a fifth is through, and return what all got."""
-    through = threading.Semaphore(0)
-
-    def ask(_number: int) -> tuple[int, str]:
-        body: dict[str, Any] = {"model": model, "messages": [{"role": "user", "content": "Count."}]}
-        headers = {"Authorization": f"Bearer {person.key}"}
-        with httpx.Client(base_url=person.service.base_url, headers=headers, trust_env=False) as http:
-            answer = http.post("/v1/chat/completions", json={**body, "stream": True}, timeout=60)
-        through.release()
-        return answer.status_code, answer.text
-
-    with ThreadPoolExecutor(8) as pool:
-        asked = [pool.submit(ask, number) for number in range(REQUESTS)]
-        for _ in range(REQUESTS // 5):
-            assert through.acquire(timeout=60)
-        os.kill(victim.process.pid, signal.SIGKILL)
-        results = [each.result() for each in asked]
-    return [status for status, _ in results], [text for _, text in results]
-
-
-def _events(text: str) -> list[dict[str, Any]]:
-    lines = [line.removeprefix("data: ") for line in text.split("\n") if line]
-    assert lines.pop() == "[DONE]", text
-    return [json.loads(line) for line in lines]
-
-
 def _is_whole(text: str) -> bool:
-    events = _events(text)
-    said = [event["choices"][0]["delta"].get("content") or "" for event in events if "choices" in event]
-    return "".join(said) == "".join(WORDS) and not any("error" in event for event in events)
-
-
-def _is_cut_clearly(text: str) -> bool:
-    """Tell whether the last event, and no other, is an error that a client can read."""
-    *before, last = _events(text)
-    readable = bool(before) and "please try again" in str(last.get("error", {}).get("message"))
-    return readable and not any("error" in event for event in before)
+    said = [each["choices"][0]["delta"].get("content") or "" for each in events_of(text) if "choices" in each]
+    return "".join(said) == "".join(WORDS) and is_error_free(text)
 
 
 def _check_books(front: Service, person: Person) -> None:
