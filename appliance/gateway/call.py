@@ -11,7 +11,7 @@ import msgspec
 from appliance.accounts.keys import Account
 from appliance.clock import now_ms
 from appliance.errors import OverloadedError
-from appliance.gateway.budget import Ledger, Reservation, token_cost
+from appliance.gateway.budget import Ledger, Reservation, StoredBudget, token_cost
 from appliance.gateway.limits.limiter import Limiter
 from appliance.gateway.routing.records import Limits, Provider, Router
 from appliance.gateway.routing.states import Outcome, ProviderStates
@@ -37,13 +37,13 @@ class CallUsage(msgspec.Struct, frozen=True):
 class CallContext(msgspec.Struct, frozen=True, kw_only=True):
     """What calls share: the counters, and where records go (with whether the call is exempt).
 
-    ``budget`` reads a user's from the store.
+    ``budget`` reads a user's from the store (None without a bound).
     """
 
     limiter: Limiter
     ledger: Ledger
     states: ProviderStates
-    budget: Callable[[int], int | None]
+    budget: Callable[[int], StoredBudget | None]
     record: Callable[[UsageRecord, bool], None]
     energy: EnergyMeter = msgspec.field(default_factory=EnergyMeter)
 
@@ -120,7 +120,7 @@ class ModelCall:
         prices = (self.router.cost_prompt_tokens, self.router.cost_completion_tokens)
         if not any(prices):
             return wanted
-        # Read now: since the key was looked up, others of its user may have spent.
+        # Read now: since the key was looked up, others of its user may have spent. The ledger wants it of this step.
         budget = self._context.budget(self.account.user_id)
         if budget is None:
             return wanted

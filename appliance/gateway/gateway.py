@@ -10,7 +10,7 @@ import msgspec
 from appliance.accounts.keys import Account
 from appliance.audit.log import AuditLog
 from appliance.config import Settings
-from appliance.gateway.budget import Ledger
+from appliance.gateway.budget import Ledger, StoredBudget
 from appliance.gateway.call import CallContext, ModelCall
 from appliance.gateway.catalog import Catalog
 from appliance.gateway.errors import ModelNotFoundError, WrongTaskError
@@ -19,6 +19,7 @@ from appliance.gateway.routing.local_packs import route_packs
 from appliance.gateway.routing.records import UNLIMITED, Limits, ModelType, Provider, Router
 from appliance.gateway.routing.states import ProviderStates
 from appliance.gateway.routing.table import RoutingTable
+from appliance.gateway.usage.batch import read_budget
 from appliance.gateway.usage.energy import EnergyMeter, PackageCounters
 from appliance.gateway.usage.log import UsageLog
 from appliance.gateway.usage.record import UsageRecord
@@ -180,14 +181,9 @@ class Gateway:
             return router
         return msgspec.structs.replace(router, providers=providers)
 
-    def _budget(self, user_id: int) -> int | None:
+    def _budget(self, user_id: int) -> StoredBudget | None:
         # One indexed look-up, on the loop like the one of the key.
-        row = self._database.read_sync(
-            lambda db: db.execute("SELECT budget FROM users WHERE id = ?", [user_id]).fetchone()
-        )
-        # Who was deleted since the key was looked up spends nothing more.
-        budget: int | None = 0 if row is None else row[0]
-        return budget
+        return self._database.read_sync(lambda db: read_budget(db, user_id))
 
     def _record(self, record: UsageRecord, exempt: bool) -> None:
         # What it cost first: no observer may lose that.

@@ -451,6 +451,16 @@ def _audit(database: sqlite_utils.Database) -> None:
         )
 
 
+@open_to(8)
+def _batches(database: sqlite_utils.Database) -> None:
+    # The last batch of usage records, written with what it took from budgets. A release that knows nothing of it
+    # takes budgets without a number: numbers are compared only with those that the running service gave.
+    database.execute(
+        "CREATE TABLE usage_batches (one INTEGER PRIMARY KEY CHECK (one = 1), number INTEGER NOT NULL) STRICT"
+    )
+    database.execute("INSERT INTO usage_batches VALUES (1, 0)")
+
+
 MIGRATIONS: tuple[Migration, ...] = (
     _accounts,
     _jobs,
@@ -460,4 +470,5 @@ MIGRATIONS: tuple[Migration, ...] = (
     _limits_and_logins,
     _usage,
     _audit,
+    _batches,
 )

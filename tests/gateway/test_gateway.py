@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+import sqlite_utils
 
 from appliance.accounts.keys import Account, Keyring
 from appliance.api.model_call import CHAT
 from appliance.audit.log import AuditLog
 from appliance.config import Settings
 from appliance.engines.cores import Cores
+from appliance.gateway.call import ModelCall
 from appliance.gateway.catalog import Catalog
 from appliance.gateway.errors import InsufficientBudgetError
 from appliance.gateway.gateway import Gateway
@@ -44,6 +47,19 @@ async def answered(_provider: Provider) -> None:
     """Answer at once."""
 
 
+def chat(gateway: Gateway, account: Account) -> ModelCall:
+    """Begin a chat: a millionth for a token of the prompt, two for one of the answer."""
+    return gateway.call(account, "trivial", CHAT, endpoint="/v1/chat/completions")
+
+
+async def spend(gateway: Gateway, account: Account, cost: int) -> None:
+    """Spend so many millionths on a prompt."""
+    call = chat(gateway, account)
+    call.reserve(cost)
+    await call.dispatch(answered)
+    call.close(200)
+
+
 async def test_an_observer_that_fails_loses_no_record_and_no_money(tmp_path: Path) -> None:
     def broken(_record: UsageRecord) -> None:
         raise RuntimeError("the metrics are broken")
@@ -72,3 +88,37 @@ async def test_who_was_deleted_meanwhile_spends_nothing_more(tmp_path: Path) -> 
             call.reserve(100, 10)
         call.close(400)
         assert gateway.ledger.held(account.user_id) == 0
+
+
+async def test_what_the_store_has_taken_counts_once_before_the_loop_hears_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(tmp_path) as (gateway, account):
+        database = gateway._database
+        await database.write(lambda db: db.execute("UPDATE users SET budget = 300 WHERE id = 1") and None)
+        real, committed, heard = database.write, asyncio.Event(), asyncio.Event()
+
+        async def unheard(function: Callable[[sqlite_utils.Database], Any]) -> Any:
+            result = await real(function)
+            committed.set()
+            await heard.wait()
+            return result
+
+        monkeypatch.setattr(database, "write", unheard)
+        await spend(gateway, account, 200)
+        flushed = asyncio.create_task(gateway.usage.flush())
+        await committed.wait()
+        try:
+            second, third = chat(gateway, account), chat(gateway, account)
+            # A hundred is left: all of it may be spent, and no more.
+            assert second.reserve(60, 20) == 20
+            with pytest.raises(InsufficientBudgetError):
+                third.reserve(1)
+        finally:
+            heard.set()
+        await flushed
+        with pytest.raises(InsufficientBudgetError):
+            third.reserve(1)
+        second.close(400)
+        third.close(429)
+        assert chat(gateway, account).reserve(60, 100) == 20

@@ -104,7 +104,7 @@ def test_users_and_keys_keep_their_ids_and_get_no_more_rights(data_dir: Path) ->
         return [
             run("PRAGMA foreign_key_check").fetchall(),
             run("PRAGMA integrity_check").fetchone()[0],
-            run("SELECT count(*) FROM sqlite_schema WHERE sql LIKE '%old_%'").fetchone()[0],
+            run("SELECT count(*) FROM sqlite_schema WHERE sql LIKE '%old\\_%' ESCAPE '\\'").fetchone()[0],
             run("PRAGMA user_version").fetchone()[0],
             run("SELECT count(*) FROM keys").fetchone()[0],
             run("SELECT count(*) FROM jobs").fetchone()[0],

@@ -8,6 +8,7 @@ import msgspec
 import sqlite_utils
 
 from appliance.clock import now_ms
+from appliance.gateway.budget import StoredBudget
 from appliance.gateway.limits.limiter import DAY_BUCKETS, LimitHit
 from appliance.gateway.usage.record import UsageRecord
 
@@ -25,6 +26,14 @@ VALUES (?, (SELECT id FROM users WHERE id = ?), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?,
 _DEDUCT = """
 UPDATE users SET budget = max(0, budget - ?), updated_at = ? WHERE id = ? AND budget IS NOT NULL
 """
+_NUMBER = """
+INSERT INTO usage_batches (one, number) VALUES (1, ?) ON CONFLICT (one) DO UPDATE SET number = excluded.number
+"""
+# One statement, so one state of the store: the budget and the batches that were taken from it. Two look-ups by rowid.
+_BUDGET = """
+SELECT usage_batches.number, users.id IS NULL, users.budget
+FROM usage_batches LEFT JOIN users ON users.id = ? WHERE usage_batches.one = 1
+"""
 _COUNT = """
 INSERT INTO limit_hits (user_id, router_id, minute, requests, tokens) VALUES (?, ?, ?, ?, ?)
 ON CONFLICT DO UPDATE SET requests = excluded.requests, tokens = excluded.tokens
@@ -41,8 +50,12 @@ ON CONFLICT DO UPDATE SET requests = requests + excluded.requests, tokens = toke
 
 
 class Batch(msgspec.Struct, frozen=True):
-    """Records, the budget taken by user (millionths), and limit counters as of ``minute`` (since the epoch)."""
+    """Records, the budget taken by user (millionths), and limit counters as of ``minute`` (since the epoch).
 
+    ``number`` is the ledger's, greater than that of every batch before.
+    """
+
+    number: int
     records: list[UsageRecord]
     costs: Counter[int]
     hits: list[LimitHit]
@@ -55,8 +68,22 @@ class Batch(msgspec.Struct, frozen=True):
         hits = [(hit.user_id, hit.router_id, hit.minute, hit.requests, hit.tokens) for hit in self.hits]
         db.conn.executemany(_INSERT, [_row(record) for record in self.records])
         db.conn.executemany(_DEDUCT, costs)
+        db.execute(_NUMBER, [self.number])
         db.conn.executemany(_COUNT, hits)
         db.execute(_PRUNE, [self.minute - KEPT_MINUTES])
+
+
+def last_batch(db: sqlite_utils.Database) -> int:
+    """Return the number of the last batch in the store."""
+    return int(db.execute("SELECT number FROM usage_batches").fetchone()[0])
+
+
+def read_budget(db: sqlite_utils.Database, user_id: int) -> StoredBudget | None:
+    """Return a user's budget, None when it has no bound. Who was deleted has nothing left."""
+    batch, deleted, amount = db.execute(_BUDGET, [user_id]).fetchone()
+    if deleted:
+        return StoredBudget(0, batch)
+    return None if amount is None else StoredBudget(amount, batch)
 
 
 def load_hits(db: sqlite_utils.Database, minute: int) -> list[LimitHit]:

@@ -15,7 +15,7 @@ from collections import Counter, deque
 
 from appliance.gateway.budget import Ledger
 from appliance.gateway.limits.limiter import Limiter, LimitHit
-from appliance.gateway.usage.batch import KEPT_MINUTES, Batch, load_hits
+from appliance.gateway.usage.batch import KEPT_MINUTES, Batch, last_batch, load_hits
 from appliance.gateway.usage.record import UsageRecord
 from appliance.storage.database import Database
 from appliance.storage.errors import StorageError
@@ -63,7 +63,9 @@ class UsageLog:
     async def start(self) -> None:
         """Load the limits' counters and begin to write. Raises StorageError."""
         minute = self._limiter.minute
-        self._limiter.load(await self._database.write(lambda db: load_hits(db, minute)))
+        hits, batch = await self._database.write(lambda db: (load_hits(db, minute), last_batch(db)))
+        self._limiter.load(hits)
+        self._ledger.resume(batch)
         self._task = asyncio.create_task(self._run(), name="write usage")
 
     async def close(self) -> None:
@@ -137,11 +139,10 @@ class UsageLog:
         for record in records:
             costs[record.user_id] += record.cost
         hits, self._hits = list(self._hits.values()), {}
-        return Batch(records, costs, hits, self._limiter.minute)
+        return Batch(self._ledger.write(costs), records, costs, hits, self._limiter.minute)
 
     def _stored(self, batch: Batch) -> None:
-        for user_id, cost in batch.costs.items():
-            self._ledger.stored(user_id, cost)
+        self._ledger.stored()
         self._settled += len(batch.records)
         self._batch_size = min(self._batch_size * 2, BATCH)
         if self._failures:
@@ -149,6 +150,7 @@ class UsageLog:
             self._failures = self._lost = 0
 
     def _put_back(self, batch: Batch) -> None:
+        self._ledger.refused()
         self._pending.extendleft(reversed(batch.records))
         self._owed.update(batch.costs)
         for record in batch.records:
