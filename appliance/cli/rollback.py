@@ -1,4 +1,4 @@
-"""``appliance rollback``: the previous release again, with all that was written since."""
+"""``appliance rollback``: the previous release again, with all that was written since; or a pack's former version."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import click
 
 from appliance.backup.swap import acting_as_owner
 from appliance.cli import settings_of
+from appliance.cli.pack_upgrade import roll_pack_back
 from appliance.cli.upgrade import box_of, require_data, systemctl_option, uninterrupted
 from appliance.releases import snapshot
 from appliance.releases.errors import ReleaseError
@@ -14,13 +15,18 @@ from appliance.releases.trial import rehearse
 
 
 @click.command("rollback")
+@click.argument("pack", required=False)
 @systemctl_option
 @click.pass_context
-def command(ctx: click.Context, systemctl: str) -> None:
-    """Run the previous release again; everything that was written since is kept."""
+def command(ctx: click.Context, pack: str | None, systemctl: str) -> None:
+    """Run the previous release again, or use the former version of PACK; everything that was written since is kept."""
     settings = settings_of(ctx)
     box = box_of(settings, systemctl)
     require_data(settings)
+    if pack is not None:
+        with uninterrupted():
+            roll_pack_back(settings, box, pack)
+        return
     with uninterrupted(), box.driving():
         recover(box)
         box.layout.sweep()

@@ -1,4 +1,4 @@
-"""``appliance upgrade``: a signed release in place of the present one, or the present one as before.
+"""``appliance upgrade``: a signed release (or pack) in place of the present one, or the present one as before.
 
 ``--resume`` is what the unit runs before every start; ``--install`` is the first release of a box, for install.sh.
 """
@@ -23,6 +23,7 @@ from appliance.bundles.reader import check_bundle
 from appliance.bundles.tree import check_tree
 from appliance.cli import settings_of
 from appliance.cli.output import progress_bar
+from appliance.cli.pack_upgrade import is_pack, show_packs, upgrade_pack
 from appliance.config import Settings, loaded_file
 from appliance.control.client import run_command
 from appliance.control.errors import ControlError
@@ -68,7 +69,7 @@ def command(
     tree: Path | None,
     systemctl: str,
 ) -> None:
-    """Take a signed system bundle into use; when it does not work here, the present release runs again."""
+    """Take a signed release or model pack into use; when it does not work here, the present one runs again."""
     settings = settings_of(ctx)
     box = box_of(settings, systemctl)
     if resume_:
@@ -78,14 +79,19 @@ def command(
         return
     if status:
         show_status(box.layout)
+        show_packs(settings)
         return
     if bundle is None:
-        raise click.UsageError("name the system bundle (appliance-VERSION-NUMBER.tar.zst)", ctx)
+        raise click.UsageError("name the bundle (NAME-VERSION-NUMBER.tar.zst)", ctx)
     if tree is not None:
         install_first(settings, box, bundle, tree, dry_run=dry_run)
         return
     with uninterrupted():
-        upgrade(settings, box, bundle, dry_run=dry_run)
+        if is_pack(bundle):
+            require_data(settings)
+            upgrade_pack(settings, box, bundle, dry_run=dry_run)
+        else:
+            upgrade(settings, box, bundle, dry_run=dry_run)
 
 
 def upgrade(settings: Settings, box: Box, bundle: Path, *, dry_run: bool) -> None:

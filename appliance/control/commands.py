@@ -110,13 +110,25 @@ class Commands:
         await self._audited("pack.install", shown)
         job = await self._jobs.submit("pack-install", {"source": source, "allow_unsigned": allow_unsigned})
         installed = await self._jobs.wait(job, progress)
-        if self._pack_outcome is not None:
-            reason = await self._pack_outcome(str(installed["name"]), str(installed["version"]))
-            if reason is not None:
-                raise ControlError(
-                    f"the new version of {installed['name']} cannot be loaded ({reason}): the former one serves again"
-                )
+        await self._pack_settled("new", str(installed["name"]), str(installed["version"]))
         return installed
+
+    async def _pack_rollback(self, arguments: dict[str, Any], _progress: Progress) -> Any:
+        name = str(arguments["name"])
+        manifest = await asyncio.to_thread(self._stores.packs.go_back, name)
+        await self._audited("pack.rollback", name)
+        if self._packs_changed is not None:
+            await self._packs_changed()
+        await self._pack_settled("former", name, manifest.version)
+        return {"name": name, "version": manifest.version}
+
+    async def _pack_settled(self, which: str, name: str, version: str) -> None:
+        """Wait until it is known whether a version that came in loads. Raises ControlError when it was left again."""
+        reason = None if self._pack_outcome is None else await self._pack_outcome(name, version)
+        if reason is not None:
+            raise ControlError(
+                f"the {which} version of {name} cannot be loaded ({reason}): the one before serves again"
+            )
 
     async def _pack_remove(self, arguments: dict[str, Any], _progress: Progress) -> Any:
         await asyncio.to_thread(self._stores.packs.remove, str(arguments["name"]))
@@ -211,6 +223,7 @@ COMMANDS: dict[str, Command] = {
     "key.revoke": Commands._key_revoke,  # noqa: SLF001
     "pack.install": Commands._pack_install,  # noqa: SLF001
     "pack.remove": Commands._pack_remove,  # noqa: SLF001
+    "pack.rollback": Commands._pack_rollback,  # noqa: SLF001
     "service.state": Commands._service_state,  # noqa: SLF001
     "setup.code": Commands._setup_code,  # noqa: SLF001
     "setup.make": Commands._setup_make,  # noqa: SLF001

@@ -64,4 +64,4 @@ class PackTrials:
             return
         if model is not None:
             self.failures.pop((name, model.manifest.version), None)
-        await asyncio.to_thread(self._packs.drop_previous, name)
+        await asyncio.to_thread(self._packs.settle_previous, name)

@@ -57,6 +57,26 @@ def remove(path: Path) -> None:
         log.warning("cannot remove %s: %s", path, error)
 
 
+def second_name(source: str, target: str) -> None:
+    """Give the file ``source`` a second name; where that cannot be, a copy that is on disk."""
+    try:
+        os.link(source, target)
+    except OSError:  # another disk, or one without links
+        shutil.copyfile(source, target)
+        with open(target, "rb") as file:  # noqa: PTH123 - names, as copytree gives them
+            os.fsync(file.fileno())
+
+
+def copy_by_names(directory: Path, target: Path) -> None:
+    """Make ``target`` a copy of a folder, by second names of its files; on disk when this returns.
+
+    For what is never written in place. ``directory`` may be a link to the folder.
+    """
+    shutil.copytree(directory.resolve(), target, copy_function=second_name)
+    for folder, _, _ in os.walk(target):
+        sync_directory(Path(folder))
+
+
 def replace(new: Path, target: Path, aside: Path) -> None:
     """Put the directory ``new`` at ``target``; a crash at any instant leaves the old or the new one there.
 

@@ -3,7 +3,8 @@
 Names with a leading dot are the store's own: ``.lock``, ``.verified`` (hash cache), and what an
 interrupted change leaves behind until the next sweep: ``.staging-*`` (a pack being written, or the
 old one after a swap), ``.old-NAME`` (the old one, where names cannot be swapped), ``.removed-*``.
-``.previous-NAME`` is a pack that was replaced and is kept until the new one has shown that it loads.
+``.previous-NAME`` is a pack that was replaced and is kept until the new one has shown that it loads; then it is
+``.former-NAME``, for whoever wants to go back.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from __future__ import annotations
 import os
 import re
 import secrets
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +19,7 @@ import msgspec
 
 from appliance.packs.archive import read_archive, write_archive
 from appliance.packs.directory import check_files, check_unlisted, read_directory
-from appliance.packs.disk import free_bytes, put_back, remove, replace, sync_directory
+from appliance.packs.disk import copy_by_names, free_bytes, put_back, remove, replace, sync_directory
 from appliance.packs.errors import PackCancelledError, PackError, PackNotFoundError, PackSpaceError, refusal
 from appliance.packs.hash_cache import HashCache, fingerprint
 from appliance.packs.lock import hold, hold_if_free
@@ -35,7 +35,10 @@ Reader = Callable[[Path, Sink, Meter], Manifest]
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _BLOCK = 4096
+LOCK = ".lock"
 _PREVIOUS = ".previous-"
+_FORMER = ".former-"
+KEPT_VERSIONS = (_PREVIOUS, _FORMER)
 
 
 class InstalledPack(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,7 +58,7 @@ class PackStore:
 
     def __init__(self, directory: Path) -> None:
         self.path = directory
-        self._lock = directory / ".lock"
+        self._lock = directory / LOCK
 
     def sweep(self) -> None:
         """Clear up after an interrupted change, unless a change is going on. Call it at start."""
@@ -173,7 +176,8 @@ class PackStore:
                 (self.path / name).rename(removed)
                 sync_directory(self.path)
                 remove(removed)
-                self._drop(self.path / f"{_PREVIOUS}{name}")
+                for kept in KEPT_VERSIONS:
+                    self._drop(self.path / f"{kept}{name}")
         except OSError as error:
             raise refusal(error, f"remove the pack {name}") from error
 
@@ -205,8 +209,9 @@ class PackStore:
             raise PackError(f"pack {name} is broken: {pack.problem}", status=500)
         return pack.directory, pack.manifest
 
-    def _look(self, name: str) -> InstalledPack:
-        directory = self.path / name
+    def _look(self, entry: str, name: str = "") -> InstalledPack:
+        """Return what is in the directory ``entry``, which holds the pack ``name`` where that is not the same."""
+        directory, name = self.path / entry, name or entry
         try:
             manifest = read_manifest(directory)
             check_files(directory, manifest)
@@ -249,9 +254,46 @@ class PackStore:
         return tuple(sorted(path.name.removeprefix(_PREVIOUS) for path in self.path.glob(f"{_PREVIOUS}*")))
 
     def drop_previous(self, name: str) -> None:
-        """Remove the kept version of before: the new one works."""
+        """Remove the kept version of before: the pack is gone."""
         with hold(self._lock, Meter()):
             self._drop(self.path / f"{_PREVIOUS}{name}")
+
+    def settle_previous(self, name: str) -> None:
+        """Make the kept version of before the one for ``go_back``, in place of an older one: the new one works."""
+        try:
+            with hold(self._lock, Meter()):
+                kept, former = self.path / f"{_PREVIOUS}{name}", self.path / f"{_FORMER}{name}"
+                if kept.is_dir() and self._look(kept.name, name).manifest == self._look(name).manifest:
+                    self._drop(kept)  # the change was interrupted before it began
+                elif kept.is_dir():
+                    replace(kept, former, self.path / f".removed-{secrets.token_hex(8)}")
+        except OSError as error:
+            raise refusal(error, f"keep the former version of {name}") from error
+
+    def former(self, name: str) -> Manifest | None:
+        """Return the manifest of the version that ``go_back`` leads to; None without one, or one that is not whole."""
+        directory = self.path / f"{_FORMER}{name}"
+        return self._look(directory.name, name).manifest if directory.is_dir() else None
+
+    def go_back(self, name: str) -> Manifest:
+        """Put the former version in place of the present one, which is kept until the former has shown that it loads.
+
+        Raises PackNotFoundError; PackError when there is none, or when it is not yet decided which one stays.
+        """
+        try:
+            with hold(self._lock, Meter()):
+                self._sweep()
+                self.get(name)
+                if (self.path / f"{_PREVIOUS}{name}").exists():
+                    raise PackError(f"{name} is being tried: wait until it is loaded", status=409)
+                former = self.former(name)
+                if former is None:
+                    raise PackError(f"there is no former version of {name} to go back to", status=409)
+                self._keep_previous(former)
+                replace(self.path / f"{_FORMER}{name}", self.path / name, self.path / f".old-{name}")
+        except OSError as error:
+            raise refusal(error, f"go back to the former version of {name}") from error
+        return former
 
     def put_back_previous(self, name: str) -> None:
         """Put the kept version in place of the new one, which does not work. Raises PackError."""
@@ -270,10 +312,7 @@ class PackStore:
         if kept.exists() or not old.is_dir() or self._look(manifest.name).manifest in (None, manifest):
             return  # the version that is known to work stays the one to go back to
         staging = self.path / f".staging-{secrets.token_hex(8)}"
-        # Links: the files of a pack are never written in place. A pack may itself be a link to a built one.
-        shutil.copytree(old.resolve(), staging, copy_function=_second_name)
-        for folder, _, _ in os.walk(staging):
-            sync_directory(Path(folder))
+        copy_by_names(old, staging)
         staging.rename(kept)
         sync_directory(self.path)
 
@@ -287,6 +326,10 @@ class PackStore:
     def _admit(self, manifest: Manifest) -> None:
         needed = RESERVE_BYTES + sum(-(-entry.size // _BLOCK) * _BLOCK for entry in manifest.file)
         free = free_bytes(self.path)
+        if free < needed:
+            # A way back to a version before the last is worth less than the new one.
+            self._drop(self.path / f"{_FORMER}{manifest.name}")
+            free = free_bytes(self.path)
         if free < needed:
             raise PackSpaceError(
                 f"{manifest.name} needs {needed >> 20} MiB free on the disk of {self.path} "
@@ -304,15 +347,6 @@ class PackStore:
                 remove(path)
             elif path.name.startswith(".old-"):
                 put_back(path, self.path / path.name.removeprefix(".old-"))
-
-
-def _second_name(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # another disk, or one without links
-        shutil.copyfile(source, target)
-        with open(target, "rb") as file:  # noqa: PTH123 - names, as copytree gives them
-            os.fsync(file.fileno())
 
 
 def read_pack(source: Path, sink: Sink, meter: Meter) -> Manifest:

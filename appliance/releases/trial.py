@@ -6,7 +6,7 @@ import os
 import secrets
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from appliance.backup.manifest import STORE
@@ -34,9 +34,13 @@ def rehearse(release: Release, data_dir: Path, secret_file: Path, say: Callable[
     try:
         with acting_as_owner(data_dir):
             _copy(data_dir, copy, secret_file)
-        _smoke(release, copy, say)
+            before = _schema(copy)
+        smoke([str(release.program)], str(release), copy, ["--data-dir", str(copy)], say)
         with acting_as_owner(data_dir):
             _require_way_back(release, copy)
+            after = _schema(copy)
+        if after != before:
+            say(f"it brings the store from schema {before} to {after}; so far only in the copy")
     finally:
         with acting_as_owner(data_dir):
             remove(copy)
@@ -67,8 +71,14 @@ def _link(source: str, target: str) -> None:
         shutil.copyfile(source, target)
 
 
-def _smoke(release: Release, copy: Path, say: Callable[[str], None]) -> None:
-    owner = copy.stat()
+def smoke(
+    program: Sequence[str], what: str, home: Path, arguments: Sequence[str], say: Callable[[str], None]
+) -> None:
+    """Run the smoke test of ``program`` as the owner of the folder ``home``; ``what`` is tried by it.
+
+    Raises ReleaseError, with what it said, when something does not work.
+    """
+    owner = home.stat()
     # Programs that are started over the data must not be root's.
     others = (
         {"user": owner.st_uid, "group": owner.st_gid, "extra_groups": [owner.st_gid]}
@@ -77,8 +87,8 @@ def _smoke(release: Release, copy: Path, say: Callable[[str], None]) -> None:
     )
     try:
         done = subprocess.run(
-            [str(release.program), "smoke", "--data-dir", str(copy)],
-            env={**worker_environment(1), "TMPDIR": str(copy)},
+            [*program, "smoke", *arguments],
+            env={**worker_environment(1), "TMPDIR": str(home)},
             cwd="/",
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -89,12 +99,11 @@ def _smoke(release: Release, copy: Path, say: Callable[[str], None]) -> None:
             **others,  # type: ignore[call-overload]
         )
     except (OSError, subprocess.SubprocessError) as error:
-        raise ReleaseError(f"{release} does not run on this machine: {error}. Nothing was changed") from error
+        raise ReleaseError(f"{what} does not run on this machine: {error}. Nothing was changed") from error
     text = done.stdout.decode("utf-8", "replace").strip()
     if done.returncode != 0:
         raise ReleaseError(
-            f"{release} failed its smoke test over a copy of this box's data, so nothing was changed. It said:\n"
-            f"{text[-_SHOWN:]}"
+            f"{what} failed its smoke test, so nothing was changed. It said:\n{text[-_SHOWN:]}"
         )
     say(text.rsplit("\n", 1)[-1])
 
@@ -103,15 +112,24 @@ def _require_way_back(release: Release, copy: Path) -> None:
     """Refuse a release after which this program could not open the store any more."""
     from appliance.storage.migrations import MIGRATIONS
 
-    if not (copy / STORE).exists():
-        return
-    connection = connect(copy / STORE, read_only=True)
-    try:
-        version, oldest = versions(wrap(connection))
-    finally:
-        connection.close()
+    version, oldest = _versions(copy)
     if oldest > len(MIGRATIONS):
         raise ReleaseError(
             f"{release} leaves a store of schema {version}, which the present release could not open (it knows up to "
             f"{len(MIGRATIONS)}): there would be no way back. Upgrade to a release in between first"
         )
+
+
+def _schema(copy: Path) -> int:
+    return _versions(copy)[0]
+
+
+def _versions(copy: Path) -> tuple[int, int]:
+    """Return the schema of the copied store and the oldest that may open it; zeros without a store."""
+    if not (copy / STORE).exists():
+        return 0, 0
+    connection = connect(copy / STORE, read_only=True)
+    try:
+        return versions(wrap(connection))
+    finally:
+        connection.close()

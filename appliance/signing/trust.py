@@ -182,7 +182,7 @@ class TrustStore:
                 "older_sequence",
                 f"this is {subject.name} number {subject.sequence}, older than number {highest}, which this "
                 "box accepted before: going back by an old file is refused, for it may bring back old faults "
-                "(the previous release is at hand with 'appliance rollback')",
+                f"({_at_hand(subject)})",
             )
 
     def _key(self, record: Record, key_id: str, what: str) -> PublicKey:
@@ -238,6 +238,13 @@ class TrustStore:
                     )
                 known.setdefault(key.id, TrustedKey(key=key, source=str(path)))
         return known
+
+
+def _at_hand(subject: Subject | Verified) -> str:
+    """Say how to go back in order."""
+    if subject.kind == "pack":
+        return f"the version before is at hand with 'appliance rollback {subject.name}'"
+    return "the previous release is at hand with 'appliance rollback'"
 
 
 def read_list(path: Path) -> tuple[bytes, Signature]:
