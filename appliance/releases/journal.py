@@ -34,6 +34,7 @@ LOCK_WAIT_SECONDS = 5.0
 class Journal(msgspec.Struct, frozen=True, kw_only=True):
     """One switch. ``before`` and ``after`` name releases, ``snapshot`` a folder in ``data_dir``.
 
+    ``configuration`` is the file whose copy belongs to the snapshot, "" without one.
     ``began`` is in UTC milliseconds. Releases of different versions read it: fields are only added.
     """
 
@@ -45,6 +46,7 @@ class Journal(msgspec.Struct, frozen=True, kw_only=True):
     data_dir: str
     snapshot: str
     began: int
+    configuration: str = ""
     keep_store: bool = False
     outcome: str = ""
     well: bool = False

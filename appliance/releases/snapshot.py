@@ -1,4 +1,4 @@
-"""The stores as they were before a new release opened them: copies in the data directory, and back again.
+"""The stores and packs as they were before a new release opened them: copies in the data directory, and back again.
 
 All of it is done as the owner of the data directory: names in there are the service's to choose, and root
 must not follow them.
@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import os
 import secrets
-import shutil
 from pathlib import Path
 
 import msgspec
 
 from appliance.backup.creation import installed
-from appliance.backup.manifest import CONFIGURATION, STORE
+from appliance.backup.manifest import STORE
 from appliance.backup.snapshot import check_store, snapshot, stores_in
 from appliance.backup.swap import acting_as_owner
+from appliance.packs.copies import copy_packs, put_packs_back
 from appliance.packs.disk import free_bytes, remove, sync_directory
 from appliance.packs.store import PackStore
 from appliance.releases.errors import ReleaseError
@@ -26,6 +26,7 @@ from appliance.storage.sqlite import connect, sqlite, wrap
 SNAPSHOT = ".upgrade-before-"
 TRIAL = ".upgrade-trial-"
 PACK_LIST = "packs.json"
+PACKS = "packs"
 RESERVE_BYTES = 256 << 20
 
 
@@ -51,20 +52,18 @@ def require_room(data_dir: Path, copies: int) -> None:
         )
 
 
-def take(data_dir: Path, name: str, configuration: Path | None) -> None:
-    """Copy every store, the configuration and the list of packs; whole and on disk when this returns.
+def take(data_dir: Path, name: str) -> None:
+    """Copy every store, and the packs by second names of their files; whole and on disk when this returns.
 
-    Nobody may write meanwhile. Raises ReleaseError, BackupError, OSError.
+    Nobody may write meanwhile. Raises ReleaseError, BackupError, PackError, OSError.
     """
     folder = data_dir / name
     folder.mkdir(mode=0o700)
     if has_store(data_dir):
         for each in snapshot(data_dir, (), folder):
             check_store(folder / each)
-    if configuration is not None and configuration.is_file():
-        # A copy for people: an upgrade does not change it.
-        shutil.copyfile(configuration, folder / CONFIGURATION)
-    packs = installed(PackStore(data_dir / "packs"))
+    copy_packs(data_dir / PACKS, folder / PACKS)
+    packs = installed(PackStore(data_dir / PACKS))
     (folder / PACK_LIST).write_bytes(msgspec.json.format(msgspec.json.encode(packs), indent=1))
     for place, _, files in os.walk(folder):
         for file in files:
@@ -74,10 +73,10 @@ def take(data_dir: Path, name: str, configuration: Path | None) -> None:
 
 
 def put_back(data_dir: Path, name: str) -> list[str]:
-    """Put the stores of a snapshot in place of the present ones, which nobody may have open.
+    """Put the stores and packs of a snapshot in place of the present ones, which nobody may have open.
 
-    May be interrupted at any instant and done again: the snapshot stays. Returns the names of packs that are
-    not the ones of then. Raises OSError, ReleaseError.
+    May be interrupted at any instant and done again: the snapshot stays. Returns the names of the packs that had
+    changed. Raises OSError, PackError, ReleaseError.
     """
     folder = data_dir / name
     if not (folder / PACK_LIST).exists():
@@ -101,9 +100,7 @@ def put_back(data_dir: Path, name: str) -> list[str]:
         sync_directory(target.parent)
         copy.rename(target)
         sync_directory(target.parent)
-    before = msgspec.json.decode((folder / PACK_LIST).read_bytes())
-    now = msgspec.to_builtins(installed(PackStore(data_dir / "packs")))
-    return sorted(pack["name"] for pack in before if pack not in now)
+    return put_packs_back(data_dir / PACKS, folder / PACKS)
 
 
 def clear(data_dir: Path, keep: str = "") -> None:

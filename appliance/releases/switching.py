@@ -2,7 +2,7 @@
 
 The order is everything. No step acknowledges what a later one could lose:
 
-1. ``begun``; the service stops; its stores are copied (the snapshot).
+1. ``begun``; the service stops; its stores, packs and configuration are copied (the snapshot).
 2. ``switching``; ``current`` leads to the new release. ``trial``; it starts with writes closed and is asked
    whether it works. Until here the way back is the old release with the snapshot, and nothing was lost.
 3. ``opened``: the service sees it and takes writes. From here on the store is kept whatever happens.
@@ -23,7 +23,7 @@ import msgspec
 from appliance.backup.swap import acting_as_owner
 from appliance.clock import now_ms
 from appliance.errors import ApplianceError
-from appliance.releases import snapshot
+from appliance.releases import configuration, snapshot
 from appliance.releases.errors import ReleaseError
 from appliance.releases.journal import (
     BUSY,
@@ -109,8 +109,9 @@ def switch(
         box.manager.stop()
         with acting_as_owner(box.data_dir), box.lock(box.lock_file):
             snapshot.require_room(box.data_dir, 2)
-            snapshot.take(box.data_dir, journal.snapshot, box.configuration)
-        journal = _into(box, journal, "switching")
+            snapshot.take(box.data_dir, journal.snapshot)
+        kept = configuration.keep(box.layout.root, box.configuration)
+        journal = _into(box, msgspec.structs.replace(journal, configuration=kept), "switching")
         box.layout.point(box.layout.current_link, after)
         journal = _into(box, journal, "trial")
         box.say(f"Starting {after}, closed for writes.")
@@ -253,6 +254,8 @@ def _return(box: Box, journal: Journal, reason: str) -> None:
 def _back(box: Box, journal: Journal, reason: str) -> None:
     """Put things as they were; may be interrupted and done again."""
     before = box.layout.get(journal.before)
+    if journal.phase == "begun" or journal.keep_store:
+        configuration.clear(box.layout.root)
     if journal.phase != "begun":
         if journal.phase != "returning":
             journal = _into(box, journal, "returning")
@@ -260,7 +263,8 @@ def _back(box: Box, journal: Journal, reason: str) -> None:
             with acting_as_owner(box.data_dir), box.lock(box.lock_file):
                 other = snapshot.put_back(box.data_dir, journal.snapshot)
             if other:
-                log.warning("not the packs of before the %s: %s", journal.kind, ", ".join(other))
+                box.say(f"These packs had changed, and are as before: {', '.join(other)}")
+            _configuration_back(box, journal)
         box.layout.point(box.layout.current_link, before)
         box.layout.point(box.layout.keeper_link, before)
     done = journal.into(
@@ -278,6 +282,23 @@ def _back(box: Box, journal: Journal, reason: str) -> None:
         box.layout.sweep()
 
 
+def _configuration_back(box: Box, journal: Journal) -> None:
+    """Put the configuration back. Where that cannot be the box comes back all the same: its copy stays for people."""
+    try:
+        aside = configuration.put_back(box.layout.root, journal.configuration, f"of-{journal.after}")
+    except OSError as error:
+        log.error(  # noqa: TRY400 - the text says it all
+            "%s cannot be put back (%s): it is kept as %s",
+            journal.configuration,
+            error.strerror or error,
+            box.layout.root / configuration.KEPT,
+        )
+        return
+    if aside is not None:
+        box.say(f"{journal.configuration} had changed, and is as before; what was in it is in {aside}")
+    configuration.clear(box.layout.root)
+
+
 def _finish(box: Box, journal: Journal) -> None:
     """Clear up after a switch that went well; may be interrupted and done again."""
     after = box.layout.get(journal.after)
@@ -287,6 +308,7 @@ def _finish(box: Box, journal: Journal) -> None:
     with _tidying(), acting_as_owner(box.data_dir):
         snapshot.clear(box.data_dir)
     with _tidying():
+        configuration.clear(box.layout.root)
         box.layout.keep(after, box.layout.get(journal.before))
 
 

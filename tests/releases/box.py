@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -16,6 +17,7 @@ from appliance.cli.upgrade import upgrade
 from appliance.config import Settings
 from appliance.control.errors import ControlError
 from appliance.control.stores import exclusive_lock
+from appliance.packs.store import PackStore
 from appliance.releases.errors import ReleaseError
 from appliance.releases.gate import WriteGate
 from appliance.releases.layout import Layout, Release
@@ -120,6 +122,7 @@ class FakeService:
         behaviour = self.behaviour(release)
         with exclusive_lock(self.settings.lock_path):
             database = self.open(release)
+            PackStore(self.settings.packs_dir).sweep()
             # What a service does by itself on trial: nobody was told that it is kept.
             database.write_sync(
                 lambda db: db.execute(
@@ -128,6 +131,8 @@ class FakeService:
             )
             database.close()
         self.starts += 1
+        if behaviour.get("meddles"):
+            meddle(self.settings)
         if behaviour.get("crashes"):
             raise ReleaseError("the service does not start")
         self.release = release
@@ -174,6 +179,33 @@ class FakeService:
             }
 
 
+CONFIGURATION = "port = 443\n"
+CHANGED = "port = 8443\n"
+
+
+def meddle(settings: Settings) -> None:
+    """Change what a release must not change: the configuration, one pack, another one gone, a third come."""
+    configuration_of(settings).write_text(CHANGED)
+    for name, text in (("stays", "other"), ("comes", "new")):
+        pack = settings.packs_dir / name
+        shutil.rmtree(pack, ignore_errors=True)
+        pack.mkdir()
+        (pack / "pack.toml").write_text(text)
+    for name in ("goes", ".former-stays"):
+        shutil.rmtree(settings.packs_dir / name)
+
+
+def packs_of(settings: Settings) -> dict[str, str]:
+    """Return what is in the packs' manifests, by the packs' directories."""
+    found = settings.packs_dir.glob("*/pack.toml")
+    return {path.parent.name: path.read_text() for path in found}
+
+
+def configuration_of(settings: Settings) -> Path:
+    """Return the file of a fake box's settings."""
+    return settings.data_dir.with_name("appliance.toml")
+
+
 class FakeBox:
     """A box on which release number 1 is installed, serves, and has acknowledged a write."""
 
@@ -182,13 +214,18 @@ class FakeBox:
         self.maker = maker
         self.settings = Settings(data_dir=folder / "data", releases_dir=folder / "opt", trust_dir=maker.trust)
         self.settings.data_dir.mkdir(mode=0o700)
+        for name in ("stays", "goes", ".former-stays"):
+            (self.settings.packs_dir / name).mkdir(parents=True)
+            (self.settings.packs_dir / name / "pack.toml").write_text(name)
+        configuration_of(self.settings).write_text(CONFIGURATION)
+        configuration_of(self.settings).chmod(0o640)
         self.service = FakeService(self.settings)
         self.said: list[str] = []
         self.box = Box(
             layout=Layout(self.settings.releases_dir),
             data_dir=self.settings.data_dir,
             lock_file=self.settings.lock_path,
-            configuration=None,
+            configuration=configuration_of(self.settings),
             manager=self.service,
             ask=self.service.ask,
             lock=exclusive_lock,

@@ -20,7 +20,7 @@ from appliance.config import Settings
 from appliance.releases.errors import ReleaseError
 from appliance.releases.journal import read_journal
 from appliance.releases.layout import Layout
-from tests.releases.box import FakeBox, Maker
+from tests.releases.box import CONFIGURATION, FakeBox, Maker, configuration_of, packs_of
 
 EVENTS = {
     *("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.symlink", "os.link", "os.chmod", "os.truncate"),
@@ -113,8 +113,13 @@ def spread(total: int, points: int) -> list[int]:
 
 @pytest.mark.parametrize(
     "behaviour",
-    [{"schema": 2}, {"schema": 3, "crashes": True}, {"schema": 2, "dies_when_open": True}],
-    ids=["goes-well", "comes-back", "comes-back-with-writes"],
+    [
+        {"schema": 2},
+        {"schema": 3, "crashes": True},
+        {"schema": 3, "crashes": True, "meddles": True},
+        {"schema": 2, "dies_when_open": True},
+    ],
+    ids=["goes-well", "comes-back", "comes-back-with-packs-and-configuration", "comes-back-with-writes"],
 )
 def test_any_instant_of_an_upgrade(
     box: FakeBox, maker: Maker, tmp_path: Path, behaviour: dict[str, object]
@@ -131,6 +136,9 @@ def test_any_instant_of_an_upgrade(
         assert killed, point
         boot(mine)
         seen.add(check(mine, new=2, acknowledged={"first"}))
+        # No writes were taken by a release that does not start: all is as before.
+        assert packs_of(mine.settings).keys() == {"stays", "goes", ".former-stays"}
+        assert configuration_of(mine.settings).read_text() == CONFIGURATION
         shutil.rmtree(folder)
     assert 1 in seen
 
@@ -138,7 +146,7 @@ def test_any_instant_of_an_upgrade(
 def test_any_instant_of_the_return_from_an_interrupted_upgrade(
     box: FakeBox, maker: Maker, tmp_path: Path
 ) -> None:
-    bundle = maker.bundle(2, schema=3, crashes=True)
+    bundle = maker.bundle(2, schema=3, crashes=True, meddles=True)
     _, making = in_child(lambda: copy_of(box, tmp_path / "making", maker), None)
     _, total = in_child(lambda: copy_of(box, tmp_path / "whole", maker).upgrade(bundle), None)
     # Where the store has been migrated: the last third is the return itself.
@@ -150,6 +158,8 @@ def test_any_instant_of_the_return_from_an_interrupted_upgrade(
         in_child(lambda mine=mine: boot(mine), second * 3)  # type: ignore[misc]
         boot(mine)
         check(mine, new=2, acknowledged={"first"})
+        assert packs_of(mine.settings).keys() == {"stays", "goes", ".former-stays"}
+        assert configuration_of(mine.settings).read_text() == CONFIGURATION
         mine.service.stop()
         shutil.rmtree(folder)
 

@@ -13,7 +13,14 @@ from appliance.releases.journal import Journal, driving, read_journal, write_jou
 from appliance.releases.switching import resume, switch
 from appliance.signing.errors import SigningError
 from appliance.signing.keys import SecretKey
-from tests.releases.box import FakeBox, Maker
+from tests.releases.box import (
+    CHANGED,
+    CONFIGURATION,
+    FakeBox,
+    Maker,
+    configuration_of,
+    packs_of,
+)
 
 
 def outcome(box: FakeBox) -> Journal:
@@ -83,6 +90,67 @@ def test_a_release_that_does_not_work_leaves_the_old_one_and_the_old_store(
     box.service.write("goes on")
     assert [release.sequence for release in box.layout.all()] == [1]
     assert leftovers(box) == []
+
+
+PACKS = {"stays": "stays", "goes": "goes", ".former-stays": ".former-stays"}
+
+
+def test_the_way_back_brings_configuration_and_packs_too(box: FakeBox, maker: Maker) -> None:
+    configuration = configuration_of(box.settings)
+    with pytest.raises(ReleaseError, match="runs again; nothing was lost"):
+        box.upgrade(maker.bundle(2, schema=2, meddles=True, crashes=True))
+    assert packs_of(box.settings) == PACKS
+    assert configuration.read_text() == CONFIGURATION
+    assert configuration.stat().st_mode & 0o777 == 0o640
+    # Whoever wrote the other one finds it again, and is told.
+    aside = configuration.with_name("appliance.toml.of-2-0.2")
+    assert aside.read_text() == CHANGED
+    assert [line for line in box.said if str(aside) in line]
+    assert [line for line in box.said if "comes, goes, stays" in line]
+    assert leftovers(box) == []
+    assert not (box.layout.root / "configuration-before").exists()
+
+
+def test_what_was_changed_by_a_release_that_took_writes_stays(box: FakeBox, maker: Maker) -> None:
+    with pytest.raises(ReleaseError, match="all that was written since"):
+        box.upgrade(maker.bundle(2, schema=2, meddles=True, dies_when_open=True))
+    assert packs_of(box.settings) == {"stays": "other", "comes": "new"}
+    assert configuration_of(box.settings).read_text() == CHANGED
+    assert not (box.layout.root / "configuration-before").exists()
+
+
+def test_an_upgrade_that_goes_well_leaves_configuration_and_packs_alone(box: FakeBox, maker: Maker) -> None:
+    before = (box.settings.packs_dir / "stays" / "pack.toml").stat()
+    box.upgrade(maker.bundle(2))
+    assert packs_of(box.settings) == PACKS
+    assert (box.settings.packs_dir / "stays" / "pack.toml").stat().st_ino == before.st_ino
+    assert configuration_of(box.settings).read_text() == CONFIGURATION
+    assert not (box.layout.root / "configuration-before").exists()
+
+
+def test_a_configuration_that_cannot_be_put_back_keeps_no_box_from_coming_back(
+    box: FakeBox, maker: Maker, caplog: pytest.LogCaptureFixture
+) -> None:
+    configuration = configuration_of(box.settings)
+    real = box.service.start
+
+    def start() -> None:
+        # A folder in the way: also root cannot write a file there.
+        try:
+            real()
+        finally:
+            if not box.service.running() and configuration.is_file():
+                configuration.unlink()
+                configuration.mkdir()
+
+    box.service.start = start  # type: ignore[method-assign]
+    with pytest.raises(ReleaseError, match="nothing was lost"):
+        box.upgrade(maker.bundle(2, crashes=True))
+    assert box.layout.current().sequence == 1
+    assert box.service.running()
+    kept = box.layout.root / "configuration-before"
+    assert kept.read_text() == CONFIGURATION
+    assert str(kept) in caplog.text
 
 
 def test_a_release_that_dies_after_it_took_writes_leaves_them(box: FakeBox, maker: Maker) -> None:
