@@ -260,7 +260,7 @@ def _integer(kind: inspect.IntType, value: Any, at: _Location) -> Iterator[Field
             yield _error(at, message, "int_from_float", value)
             return
         number = int(value)
-    elif isinstance(value, int):
+    elif isinstance(value, int) and not isinstance(value, bool):
         number = value
     else:
         yield _error(at, "Input should be a valid integer", "int_type", value)
@@ -276,7 +276,7 @@ def _number(kind: inspect.FloatType, value: Any, at: _Location) -> Iterator[Fiel
             message = "Input should be a valid number, unable to parse string as a number"
             yield _error(at, message, "float_parsing", value)
             return
-    elif isinstance(value, int | float):
+    elif isinstance(value, int | float) and not isinstance(value, bool):
         number = value
     else:
         yield _error(at, "Input should be a valid number", "float_type", value)

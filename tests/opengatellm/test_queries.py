@@ -148,6 +148,15 @@ def test_what_came_is_repeated_as_it_came(admin: Client) -> None:
     assert (wrong["type"], wrong["ctx"]) == ("string_too_long", {"max_length": 128})
 
 
+def test_truth_is_no_number(admin: Client) -> None:
+    body = {"email": unique("true"), "password": "p", "role": True, "budget": True}
+
+    assert [(wrong["type"], wrong["input"]) for wrong in refusal(admin.post("/admin/users", body), 422)] == [
+        ("int_type", True),
+        ("float_type", True),
+    ]
+
+
 def test_wrong_parts_of_a_limit_come_in_their_order(admin: Client) -> None:
     answer = admin.post("/admin/roles", {"name": "x", "limits": [{"router": "r", "type": "t", "value": "v"}]})
 
