@@ -15,6 +15,7 @@ from appliance.gateway.errors import (
     ForbiddenModelError,
     InsufficientBudgetError,
     ModelNotFoundError,
+    NoModelError,
     WrongTaskError,
 )
 
@@ -61,6 +62,8 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     # What a request that names an unknown model is answered; the text's fields are {name} and {available}.
     unknown_model_status: int = 404
     unknown_model_text: str = "The model `{name}` does not exist."
+    # Whether a model that does not exist is said before what is wrong with a JSON body.
+    unknown_model_first: bool = False
     # Whether a model that the role may not use is answered like one that does not exist.
     hide_forbidden_models: bool = True
     # What a request that the caller's budget does not pay for is answered.
@@ -133,6 +136,8 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
             error.status = self.budget_status
         elif isinstance(error, ForbiddenModelError) and self.hide_forbidden_models:
             return self.unknown_model(ModelNotFoundError(error.name, []))
+        elif isinstance(error, NoModelError) and self.detail_only:
+            return self.unknown_model(ModelNotFoundError("", []))
         elif isinstance(error, WrongTaskError) and self.wrong_task_text is not None:
             return ApplianceError(self.wrong_task_text, status=self.wrong_task_status, type=error.type)
         return error
@@ -211,6 +216,7 @@ OPENGATELLM = Dialect(
     prefix="/opengatellm/v1",
     chat_temperature=0.7,
     unknown_model_text="Model not found.",
+    unknown_model_first=True,
     hide_forbidden_models=False,
     budget_status=400,
     unprocessable_fields=True,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, TypeVar
 
 import msgspec
@@ -12,7 +12,10 @@ from appliance.api.authentication import account_of
 from appliance.api.body import decoded, peeked, read_body
 from appliance.api.dialect import Dialect
 from appliance.api.errors import dialect_of
+from appliance.api.field_errors import UnprocessableError
+from appliance.api.validation import text_length_error
 from appliance.gateway.call import ModelCall
+from appliance.gateway.errors import ModelNotFoundError, NoModelError, WrongTaskError
 from appliance.gateway.gateway import Gateway, Route
 
 B = TypeVar("B")
@@ -35,26 +38,61 @@ class _Named(msgspec.Struct):
     model: Any = None
 
 
-async def begin(request: Request[Any, Any, Any], body_type: type[B], route: Route) -> tuple[ModelCall, B]:
-    """Admit a request to the model that its JSON body names, then check the body's fields.
+async def begin(
+    request: Request[Any, Any, Any], body_type: type[B], route: Route, *, trimmed: bool = False
+) -> tuple[ModelCall, B]:
+    """Admit a request to the model that its JSON body names, and check the body's fields.
 
-    Limits come first, as OpenGateLLM has it: a request counts, and its answer shows the limits, also when the
-    body is wrong. Raises what ``enter``, ``read_body`` and ``decoded`` raise.
+    ``trimmed`` leaves out the space around the name, of which something must be left (422).
+    Raises what ``admitted``, ``read_body`` and ``decoded`` raise.
     """
     raw = await read_body(request)
     named = await peeked(raw, _Named)
-    if named is None or not isinstance(named.model, str):
-        # There is nothing to call: decoding says what is wrong, or a default is meant.
-        body = await decoded(raw, body_type)
+    # Without a name there is nothing to call: decoding says what is wrong, or a default is meant.
+    name = named.model if named is not None and isinstance(named.model, str) else None
+    if name is not None and trimmed:
+        name = name.strip()
+        if not name:
+            raise UnprocessableError([text_length_error(["body", "model"], name, least=1)])
+    body_first = not dialect_of(request).unknown_model_first
+    return await admitted(request, name, route, lambda: decoded(raw, body_type), body_first=body_first)
+
+
+async def admitted(
+    request: Request[Any, Any, Any],
+    name: str | None,
+    route: Route,
+    check: Callable[[], Awaitable[B]],
+    *,
+    body_first: bool = True,
+) -> tuple[ModelCall, B]:
+    """Admit a request to a model, and return its body, which ``check`` reads.
+
+    Limits come first, as OpenGateLLM has it: a request counts, and its answer shows the limits, also when the
+    body is wrong. Then the body, as the chat contract has it (unless ``body_first`` is false), and last whether
+    there is such a model for the route.
+
+    Raises what ``enter`` and ``check`` raise.
+    """
+    if name is None:
+        body = await check()
         return enter(request, None, route), body
-    call = enter(request, named.model, route)
-    return call, await decoded(raw, body_type)
+    try:
+        call = enter(request, name, route)
+    except ModelNotFoundError:
+        if body_first:
+            await check()
+        raise
+    except WrongTaskError:
+        await check()
+        raise
+    return call, await check()
 
 
 def enter(request: Request[Any, Any, Any], name: str | None, route: Route) -> ModelCall:
     """Admit a request to a model, None being the default for ``route``. It is closed when the request ends.
 
-    Raises ModelNotFoundError, ForbiddenModelError, LimitExceededError, WrongTaskError.
+    Raises ModelNotFoundError, ForbiddenModelError, LimitExceededError, WrongTaskError, NoModelError.
     """
     gateway: Gateway = request.app.state.gateway
     account = account_of(request)
@@ -65,11 +103,14 @@ def enter(request: Request[Any, Any, Any], name: str | None, route: Route) -> Mo
     def begun(call: ModelCall) -> None:
         scope[_CALL] = call
 
+    if name is None or (name == ANY_MODEL and dialect.default_model):
+        try:
+            name = gateway.default_model(account, route, exempt=exempt)
+        except WrongTaskError as error:
+            raise NoModelError(error.message, param="model") from None
     return gateway.call(
         account,
-        gateway.default_model(account, route, exempt=exempt)
-        if name is None or (name == ANY_MODEL and dialect.default_model)
-        else name,
+        name,
         route,
         endpoint=_endpoint(scope, dialect),
         method=request.method,

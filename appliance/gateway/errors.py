@@ -28,6 +28,10 @@ class WrongTaskError(ApplianceError):
     type = "invalid_request_error"
 
 
+class NoModelError(WrongTaskError):
+    """The request names no model, and there is none to take for it."""
+
+
 class ModelLoadingError(OverloadedError):
     """The model is being loaded; try again soon."""
 

@@ -230,6 +230,37 @@ def test_what_is_missing_is_named_in_the_way_of_the_api(
                 ]
 
 
+@pytest.mark.parametrize(("mount", "status"), [("/v1", 400), (COMPACTIFAI, 422)])
+def test_a_form_as_clients_send_it_without_a_file_is_read(
+    bare_service: Service, mount: str, status: int
+) -> None:
+    with bare_service.http as http:
+        answer = http.post(f"{mount}/audio/transcriptions", data={"model": "x", "prompt": "é & =+"})
+        as_text = http.post(f"{mount}/audio/transcriptions", data={"model": "x", "file": "words"})
+        nameless = http.post(f"{mount}/audio/transcriptions", data={"prompt": "x"})
+
+    for response in (answer, as_text):
+        # In the union a wrong form is said before a model that is not there.
+        assert response.status_code == status, response.text
+        assert response.json()["error"]["param"] == "file"
+    assert nameless.status_code == status
+    if status == 422:
+        assert [each["loc"][1] for each in nameless.json()["detail"]] == ["file", "model"]
+        assert (
+            as_text.json()["detail"][0]["msg"] == "Value error, Expected UploadFile, received: <class 'str'>"
+        )
+
+
+def test_compactifai_misses_the_fields_of_what_is_no_form(bare_service: Service) -> None:
+    with bare_service.http as http:
+        for answer in (
+            http.post(f"{COMPACTIFAI}/audio/transcriptions"),
+            http.post(f"{COMPACTIFAI}/audio/transcriptions", json={"model": "x", "file": "words"}),
+        ):
+            assert answer.status_code == 422, answer.text
+            assert [each["loc"] for each in answer.json()["detail"]] == [["body", "file"], ["body", "model"]]
+
+
 def test_compactifai_hears_nothing_in_silence(service: Service) -> None:
     silence = io.BytesIO()
     with wave.open(silence, "wb") as file:

@@ -74,6 +74,34 @@ def test_a_form_without_its_fields_names_them(bare_service: Service) -> None:
     assert [wrong["loc"] for wrong in refusal(fileless, 422)] == [["body", "file"]]
 
 
+def test_a_form_without_a_file_is_read_as_clients_send_it_then(bare_service: Service) -> None:
+    with bare_service.http as http:
+        fileless = http.post(f"{MOUNT}/audio/transcriptions", data={"temperature": "2", "prompt": ""})
+        as_text = http.post(
+            f"{MOUNT}/audio/transcriptions", files={"model": (None, ""), "file": (None, "words")}
+        )
+
+    assert [wrong["loc"][1] for wrong in refusal(fileless, 422)] == ["file", "model", "temperature"]
+    assert [(wrong["loc"][1], wrong["type"]) for wrong in refusal(as_text, 422)] == [
+        ("file", "value_error"),
+        ("model", "missing"),
+    ]
+
+
+@pytest.mark.parametrize("field", ["temperature", "response_format", "prompt", "language"])
+def test_an_empty_field_is_its_default_and_a_file_that_is_not_asked_for_no_matter(
+    service: Service, field: str
+) -> None:
+    with service.http as http:
+        answer = http.post(
+            f"{MOUNT}/audio/transcriptions",
+            data={"model": SPEECH, field: ""},
+            files={"cover": ("a.png", bytes(100_000)), "file": ("jfk.wav", jfk_wav().read_bytes())},
+        )
+
+    assert "your country" in answer_of(answer)["text"]
+
+
 @pytest.mark.parametrize("extra", [1, 2 << 20])
 def test_audio_beyond_20_mib_is_refused(bare_service: Service, extra: int) -> None:
     with bare_service.http as http:

@@ -19,7 +19,7 @@ import httpx
 import pytest
 
 from tests.people import Person, make_person, make_role, router_id
-from tests.service import CHAT, EMBEDDING, RERANK, Service, running_service
+from tests.service import CHAT, EMBEDDING, RERANK, SPEECH, Service, running_service
 
 QUESTION = [{"role": "user", "content": "Name a colour."}]
 # Per million tokens: a thousandth and two thousandths of the currency for each.
@@ -164,6 +164,23 @@ def test_an_empty_budget_still_uses_what_is_free(priced: Service, role: int) -> 
 
     assert answer.status_code == 200
     assert answer.json()["usage"]["cost"] == 0
+
+
+def test_an_empty_budget_hears_nothing_where_hearing_has_a_price(priced: Service, role: int) -> None:
+    set_prices(priced, SPEECH, PROMPT_PRICE, 0)
+    try:
+        person = make_person(priced, role, budget=0)
+        for mount, status in (("/v1", 429), ("/opengatellm/v1", 400)):
+            with person.http as http:
+                answer = http.post(
+                    f"{mount}/audio/transcriptions",
+                    data={"model": SPEECH},
+                    files={"file": ("a.wav", b"no audio")},
+                )
+            assert answer.status_code == status, answer.text
+            assert "Insufficient budget." in answer.text
+    finally:
+        set_prices(priced, SPEECH, 0, 0)
 
 
 def test_without_a_budget_there_is_no_limit(priced: Service, role: int) -> None:

@@ -91,6 +91,38 @@ def test_what_is_only_unusual_is_read(bare: httpx.Client, content: bytes) -> Non
 
 
 @pytest.mark.parametrize(
+    "parts",
+    [
+        [part('form-data; name="cover"; filename="a.png"', b"\0" * 300_000), part(*FILE), part(*MODEL)],
+        [part(*FILE), part(*MODEL), part('form-data; name="cover"; filename="a.png"', b"")],
+        [part(*FILE), part(*MODEL), part('form-data; name="prompt"; filename="a.txt"', b"\xff")],
+    ],
+)
+def test_files_that_are_not_asked_for_are_read_past(bare: httpx.Client, parts: list[bytes]) -> None:
+    refused(send(bare, body(*parts)), 404)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"model=a&" * 100_000,
+        b"model=%ff",
+        b"\xff\xfe=a",
+        b"model=" + b"a" * 70_000,
+        b"a=b&" * 65,
+        b"&&&===%%%",
+        b"",
+    ],
+)
+def test_a_hostile_form_without_files_is_refused(bare: httpx.Client, content: bytes) -> None:
+    refused(send(bare, content, "application/x-www-form-urlencoded; charset=foo"))
+
+
+def test_a_form_without_files_has_a_size_limit(bare: httpx.Client) -> None:
+    refused(send(bare, b"prompt=" + b"a" * (2 << 20), "application/x-www-form-urlencoded"), 413)
+
+
+@pytest.mark.parametrize(
     "content",
     [
         b"",

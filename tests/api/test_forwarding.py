@@ -391,6 +391,21 @@ def test_ocr_is_forwarded_with_its_pages_spelt_out(box: Service, upstream: FakeU
         assert http.post("/v1/ocr", json={"document": document}).json()["model"] == name
 
 
+def test_a_schema_of_annotations_is_needed_where_they_are_held_to_one(
+    box: Service, upstream: FakeUpstream
+) -> None:
+    name = routed(box, upstream, kind="image-to-text", type="mistral")
+    document = {"type": "document_url", "document_url": "data:application/pdf;base64,AAAA"}
+    held = {"type": "json_schema", "json_schema": {"name": "a"}}
+    with box.http as http:
+        body = {"model": name, "document": document, "bbox_annotation_format": held}
+        answer = http.post("/opengatellm/v1/ocr", json=body)
+    assert answer.status_code == 422, answer.text
+    place = ["body", "bbox_annotation_format", "json_schema", "schema_definition"]
+    assert [wrong["loc"] for wrong in answer.json()["detail"]] == [place]
+    assert upstream.posted == []
+
+
 @pytest.mark.parametrize(
     "pages", [-1, "a", "3-1", "1-2-3", [0, "x"], "0-999999", [2**70], True, 1.5, "", ["--"]]
 )

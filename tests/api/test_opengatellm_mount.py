@@ -217,6 +217,10 @@ def test_fields_of_the_model_server_are_its_400_and_those_of_the_api_a_422(servi
     assert isinstance(refusal(post_chat(service, MOUNT, ignore_eos=10), 400), str)
     assert isinstance(refusal(post_chat(service, MOUNT, messages=[{"content": "x"}]), 400), str)
     assert isinstance(refusal(post_chat(service, MOUNT, temperature=3), 400), str)
+    for field, value, kind in (("user", 5, "string_type"), ("tools", [5], "dict_type")):
+        (wrong,) = refusal(post_chat(service, MOUNT, **{field: value}), 422)
+        assert (wrong["loc"][:2], wrong["type"]) == (["body", field], kind)
+        assert post_chat(service, "/v1", user=5).status_code == 200
     (wrong,) = refusal(post_chat(service, MOUNT, ignore_eos=10, temperature="warm"), 422)
     assert wrong == {
         "loc": ["body", "temperature"],
@@ -395,6 +399,15 @@ def test_wrong_rerank_fields_are_named(
 
     assert wrong["loc"] == location
     assert wrong["msg"] == message
+
+
+def test_space_around_the_name_of_a_reranker_does_not_count(service: Service) -> None:
+    body = {"model": f" {RERANK}\n", "query": "q", "documents": ["a"]}
+
+    assert answer_of(post(service, "/rerank", body))["model"] == RERANK
+    for name in ("", " "):
+        (wrong,) = refusal(post(service, "/rerank", {**body, "model": name}), 422)
+        assert (wrong["loc"], wrong["type"]) == (["body", "model"], "string_too_short")
 
 
 @pytest.mark.parametrize("path", ["/rerank", "/embeddings", "/chat/completions"])

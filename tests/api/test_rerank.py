@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.people import router_id
 from tests.service import EMBEDDING, RERANK, Service
 
 QUERY = "How do plants make their food?"
@@ -45,6 +46,17 @@ def test_the_model_is_optional(service: Service) -> None:
         body = rerank(service, **fields).json()
         assert body["model"] == RERANK
         assert body["results"] == named["results"]
+
+
+def test_an_answer_names_the_model_as_the_request_does(service: Service) -> None:
+    path = f"/v1/admin/routers/{router_id(service, RERANK)}"
+    with service.http as http:
+        try:
+            assert http.patch(path, json={"aliases": ["the-reranker"]}).status_code == 204
+            assert rerank(service, model="the-reranker").json()["model"] == "the-reranker"
+            assert rerank(service, "/rerank", model="the-reranker").json()["model"] == "the-reranker"
+        finally:
+            assert http.patch(path, json={"aliases": []}).status_code == 204
 
 
 def test_top_n_return_documents_and_raw_scores(service: Service) -> None:

@@ -119,6 +119,8 @@ def test_ocr_without_its_model_is_not_found(user: Client) -> None:
     )
     assert refusal(user.post("/ocr", {"model": CHAT, "document": document}), 422) == "Wrong model type."
     assert user.post("/ocr", {"model": CHAT}).status_code == 422
+    for body in ({"document": document}, {"document": document, "model": None}):
+        assert refusal(user.post("/ocr", body), 404) == "Model not found."
 
 
 def test_each_of_them_is_recorded(box: Client) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from appliance.api.field_errors import FieldError, InvalidFieldError
 from appliance.errors import InvalidRequestError
 
-# What is in these is handed on as it is.
-_OPEN_LISTS = ("messages", "tools")
+# What is in this list is handed on as it is; tools are objects at least.
+_OPEN_LIST = "messages"
 
 
 def checked_here(error: InvalidFieldError, declared: frozenset[str] | None) -> InvalidRequestError:
@@ -23,4 +23,4 @@ def _is_declared(error: FieldError, declared: frozenset[str]) -> bool:
     if len(error.loc) < 2:
         return True
     name = error.loc[1]
-    return name in declared and not (name in _OPEN_LISTS and len(error.loc) > 2)
+    return name in declared and not (name == _OPEN_LIST and len(error.loc) > 2)

@@ -10,7 +10,7 @@ from litestar.datastructures import State
 
 from appliance.api.disconnect import until_disconnect
 from appliance.api.errors import dialect_of
-from appliance.api.field_errors import wrong_value
+from appliance.api.field_errors import FieldError, UnprocessableError, wrong_value
 from appliance.api.model_call import OCR, begin
 from appliance.api.openai.forwarding.answer import account, own_id
 from appliance.api.openai.forwarding.body import received_fields, with_defaults
@@ -18,7 +18,7 @@ from appliance.api.openai.forwarding.counts import token_count
 from appliance.api.openai.forwarding.target import client_of, headers_for, upstream_of
 from appliance.api.openai.usage import Meter
 from appliance.gateway.call import ModelCall
-from appliance.gateway.errors import ProviderBusyError
+from appliance.gateway.errors import NoModelError, ProviderBusyError
 from appliance.gateway.routing.records import Provider
 from appliance.gateway.upstream.client import Fields, Upstream, fetch_fields
 from appliance.gateway.upstream.counts import counts_of
@@ -51,7 +51,7 @@ class ImageUrlChunk(msgspec.Struct, tag="image_url", tag_field="type"):
 
 
 class JsonSchema(msgspec.Struct):
-    """What annotations are held to."""
+    """What annotations are held to; Mistral's clients write ``schema`` for ``schema_definition``."""
 
     name: str
     schema_definition: dict[str, Any] | None = None
@@ -95,7 +95,12 @@ DEFAULTS: dict[str, Any] = dict.fromkeys(
 @post("/ocr", status_code=200, operation_id="ocr", tags=["OCR"], access="key")
 async def ocr(request: Request[Any, Any, State]) -> Response[bytes]:
     """Read a document or an image: the text of each page as Markdown, and its images."""
-    call, body = await begin(request, OcrRequest, OCR)
+    try:
+        call, body = await begin(request, OcrRequest, OCR)
+    except NoModelError as error:
+        error.status = 404  # OpenGateLLM alone has this route, and it looks for a model of no name
+        raise
+    _check_formats(body)
     pages = page_numbers(body.pages)
 
     async def answer(provider: Provider) -> Response[bytes]:
@@ -104,6 +109,17 @@ async def ocr(request: Request[Any, Any, State]) -> Response[bytes]:
         return await _forwarded(request, body, pages, call, provider)
 
     return await call.dispatch(answer)
+
+
+def _check_formats(body: OcrRequest) -> None:
+    """Check that every JSON schema of annotations is one. Raises UnprocessableError (422)."""
+    for name in ("bbox_annotation_format", "document_annotation_format"):
+        annotation: ResponseFormat | None = getattr(body, name)
+        held = None if annotation is None else annotation.json_schema
+        if held is not None and held.schema_definition is None and held.schema is None:
+            raise UnprocessableError(
+                [FieldError(["body", name, "json_schema", "schema_definition"], "Field required", "missing")]
+            )
 
 
 def page_numbers(pages: int | str | list[int | str] | None) -> list[int] | None:

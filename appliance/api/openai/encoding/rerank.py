@@ -16,7 +16,7 @@ from litestar.datastructures import State
 from appliance.api.disconnect import until_disconnect
 from appliance.api.errors import dialect_of
 from appliance.api.field_errors import FieldError, UnprocessableError, missing_field
-from appliance.api.model_call import RERANKING, begin
+from appliance.api.model_call import ANY_MODEL, RERANKING, begin
 from appliance.api.openai.forwarding.scores import forwarded_scores
 from appliance.api.openai.usage import Meter, PromptUsage
 from appliance.api.validation import MAX_ERRORS, list_length_error, text_length_error
@@ -126,7 +126,7 @@ async def rerank(request: Request[Any, Any, State]) -> Response[bytes]:
 
 async def _gateway_rerank(request: Request[Any, Any, State]) -> Response[bytes]:
     """Answer as OpenGateLLM does: a shorter result, also for no documents at all."""
-    call, body = await begin(request, GatewayRerankRequest, RERANKING)
+    call, body = await begin(request, GatewayRerankRequest, RERANKING, trimmed=True)
     options = RerankOptions(query=_gateway_query(body), top_n=body.top_n)
     ranked = (
         (await rank(request, call, options, body.documents, "documents")).documents if body.documents else []
@@ -135,7 +135,7 @@ async def _gateway_rerank(request: Request[Any, Any, State]) -> Response[bytes]:
         "object": "list",
         "id": f"rerank-{uuid.uuid4().hex}",
         "results": [{"relevance_score": score, "index": place} for place, score, _ in ranked],
-        "model": body.model,
+        "model": body.model.strip(),
         "usage": Meter(call, dialect_of(request)).prompt_usage(),
     }
     return Response(msgspec.json.encode(answer), media_type="application/json")
@@ -215,7 +215,8 @@ async def rank(
     values = logits if options.raw_scores else 1 / (1 + np.exp(-logits))
     order = np.argsort(-values, kind="stable")[: options.top_n]
     ranked = [Ranked(int(place), float(values[place]), texts[place]) for place in order]
-    return Ranking(call.router.name, ranked, call.prompt_tokens)
+    named = options.model if options.model not in (None, ANY_MODEL) else call.router.name
+    return Ranking(named, ranked, call.prompt_tokens)
 
 
 async def _scores(

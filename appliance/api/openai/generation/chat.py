@@ -12,7 +12,7 @@ from appliance.api.dialect import Dialect
 from appliance.api.disconnect import at_end, until_disconnect
 from appliance.api.errors import dialect_of
 from appliance.api.event_stream import event_stream
-from appliance.api.field_errors import InvalidFieldError
+from appliance.api.field_errors import InvalidFieldError, UnprocessableError
 from appliance.api.knowledge.search_tool import SearchArgs, check_required, refuse_search
 from appliance.api.model_call import CHAT, begin
 from appliance.api.openai.checked_fields import checked_here
@@ -44,6 +44,7 @@ from appliance.api.openai.generation.request import (
 from appliance.api.openai.generation.template_fields import check_template_fields, template_variables
 from appliance.api.openai.generation.tool_fields import ToolUse, tool_use
 from appliance.api.openai.usage import Meter
+from appliance.api.validation import value_errors
 from appliance.config import Settings
 from appliance.engines.generation.constraints.compiler import ConstraintSpec, LarkGrammar
 from appliance.engines.generation.engine import GenerationEngine
@@ -102,6 +103,10 @@ async def _begin(request: Request[Any, Any, State], dialect: Dialect) -> tuple[M
         call, body = await begin(request, SearchChatRequest, CHAT)
     except InvalidFieldError as error:
         raise checked_here(error, dialect.checked_chat_fields) from None
+    if dialect.checked_chat_fields is not None:
+        errors = value_errors(body.user, str | None, ["body", "user"])
+        if errors:
+            raise UnprocessableError(errors)
     check_required(request)
     refuse_search(body)
     return call, body

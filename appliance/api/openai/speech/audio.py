@@ -17,9 +17,14 @@ from appliance.api.errors import dialect_of
 from appliance.api.event_stream import event_stream
 from appliance.api.field_errors import FieldError, UnprocessableError
 from appliance.api.form import Form, shown
-from appliance.api.model_call import TRANSCRIPTION, enter
+from appliance.api.model_call import TRANSCRIPTION, admitted
 from appliance.api.openai.forwarding.audio import forward_transcription
-from appliance.api.openai.speech.audio_gateway import gateway_form, gateway_transcription, limited_form
+from appliance.api.openai.speech.audio_gateway import (
+    file_errors,
+    gateway_form,
+    gateway_transcription,
+    limited_form,
+)
 from appliance.api.openai.usage import Meter
 from appliance.config import Settings
 from appliance.engines.speech.contract import AudioInfo, Segment, TranscriptionOptions
@@ -78,11 +83,15 @@ async def transcriptions(request: Request[Any, Any, State]) -> Response[Any]:
     spool: Spool = request.app.state.spool
     dialect = dialect_of(request)
     async with limited_form(request, spool, settings.max_upload_bytes, dialect) as uploaded:
-        form = _form(uploaded, dialect)
-        call = enter(request, form.model, TRANSCRIPTION)
+        # A form without a model's name is refused for it.
+        call, form = await admitted(
+            request, uploaded.get("model") or None, TRANSCRIPTION, lambda: _form(uploaded, dialect)
+        )
         meter = Meter(call, dialect)
 
         async def answer(provider: Provider) -> Response[Any]:
+            # It has no tokens that cost, yet who has spent the budget is not served by what is not free.
+            call.reserve(0)
             if not provider.is_local:
                 return await forward_transcription(request, call, provider, form)
             engine = catalog.engine(catalog.find(provider.model_name), SpeechEngine, "transcription")
@@ -205,7 +214,7 @@ def _usage(info: AudioInfo, meter: Meter) -> dict[str, Any]:
     }
 
 
-def _form(form: Form, dialect: Dialect) -> TranscriptionForm:
+async def _form(form: Form, dialect: Dialect) -> TranscriptionForm:
     """Check the form as its mount does."""
     if dialect.output_language:
         file, fields = gateway_form(form)
@@ -221,6 +230,8 @@ def _form(form: Form, dialect: Dialect) -> TranscriptionForm:
 
 def _checked(form: Form) -> TranscriptionForm:
     """Check the form's fields. Raises InvalidRequestError for what is missing or out of bounds."""
+    if form.file is None and form.get("file") is not None:
+        raise InvalidRequestError("`file` must be sent as a file, with a filename.", param="file")
     if form.file is None:
         raise InvalidRequestError("`file` is missing: send the audio as a file of the form.", param="file")
     return TranscriptionForm(
@@ -244,10 +255,8 @@ def _checked_plain(form: Form) -> TranscriptionForm:
     """
     file, model = form.file, form.get("model")
     if file is None or not model:
-        missing = [name for name, value in (("file", file), ("model", model)) if not value]
-        raise UnprocessableError(
-            [FieldError(["body", name], "Field required", "missing") for name in missing]
-        )
+        missing = [] if model else [FieldError(["body", "model"], "Field required", "missing")]
+        raise UnprocessableError([*file_errors(form), *missing])
     _choice(form.get("response_format") or "json", FORMATS, "response_format")
     return TranscriptionForm(
         file=file,

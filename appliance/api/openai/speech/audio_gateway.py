@@ -13,7 +13,7 @@ from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 
 from appliance.api.dialect import Dialect
 from appliance.api.field_errors import FieldError, UnprocessableError
-from appliance.api.form import Form, uploaded_form
+from appliance.api.form import MULTIPART, URL_ENCODED, Form, content_type, uploaded_form
 from appliance.api.openai.usage import Meter
 from appliance.api.validation import listed, value_errors
 from appliance.engines.speech.contract import TranscriptionOptions
@@ -49,16 +49,20 @@ class GatewayFields(msgspec.Struct, frozen=True, kw_only=True):
 async def limited_form(
     request: Request[Any, Any, Any], spool: Spool, most: int, dialect: Dialect
 ) -> AsyncIterator[Form]:
-    """Read an audio form of at most ``most`` bytes, and of a file no larger than the mount takes (413)."""
+    """Read an audio form of at most ``most`` bytes, and of a file no larger than the mount takes (413).
+
+    Raises UnprocessableError for what is no form where that is one without its fields.
+    """
+    lists = dialect.output_language or dialect.plain_transcriptions
+    if lists and content_type(request) not in (MULTIPART, URL_ENCODED):
+        raise UnprocessableError(
+            [FieldError(["body", name], "Field required", "missing") for name in ("file", "model")]
+        )
     most_of_file = dialect.max_audio_bytes
     if most_of_file is None:
         async with uploaded_form(request, spool, file_field="file", max_bytes=most) as form:
             yield form
         return
-    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
-        raise UnprocessableError(
-            [FieldError(["body", name], "Field required", "missing") for name in ("file", "model")]
-        )
     too_large = ApplianceError(
         f"File size limit exceeded (max: {most_of_file} bytes).", status=413, type="invalid_request_error"
     )
@@ -77,13 +81,24 @@ async def limited_form(
         await reading.__aexit__(None, None, None)
 
 
+def file_errors(form: Form) -> list[FieldError]:
+    """Return what FastAPI says of a form without its file, or with a text in its place."""
+    if form.file is not None:
+        return []
+    if form.get("file"):
+        message = "Value error, Expected UploadFile, received: <class 'str'>"
+        return [FieldError(["body", "file"], message, "value_error", ctx={"error": {}})]
+    return [FieldError(["body", "file"], "Field required", "missing")]
+
+
 def gateway_form(form: Form) -> tuple[Upload, GatewayFields]:
-    """Return the file and the checked fields. Raises UnprocessableError with all that is wrong."""
+    """Return the file and the checked fields; an empty text is none.
+
+    Raises UnprocessableError with all that is wrong.
+    """
     values = {name: form.get(name) for name in GatewayFields.__struct_fields__}
-    given = {name: value for name, value in values.items() if value is not None}
-    errors = value_errors(given, GatewayFields, ["body"])
-    if form.file is None:
-        errors.insert(0, FieldError(["body", "file"], "Field required", "missing"))
+    given = {name: value for name, value in values.items() if value}
+    errors = [*file_errors(form), *value_errors(given, GatewayFields, ["body"])]
     if given.get("language", "") not in LANGUAGE_WORDS:
         words = listed(sorted(LANGUAGE_WORDS))
         errors.append(
