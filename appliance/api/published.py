@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from litestar.connection import ASGIConnection
+from litestar.exceptions import MethodNotAllowedException
 from litestar.handlers import BaseRouteHandler
+from litestar.routes import HTTPRoute
 
 from appliance.accounts.errors import PermissionDeniedError
 from appliance.api.authentication import KEY_HEADERS, PUBLIC
@@ -25,15 +27,33 @@ class RedirectError(ApplianceError):
 
 
 def as_published(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
-    """Hold a request to the letter of its mount. Raises RedirectError (307), PermissionDeniedError (403)."""
+    """Hold a request to the letter of its mount.
+
+    Raises RedirectError (307), MethodNotAllowedException (405), PermissionDeniedError (403).
+    """
     dialect: Dialect | None = handler.opt.get("dialect")
     if dialect is None or not dialect.detail_only:
         return
     location = slashless(connection.scope)
     if location is not None:
         raise RedirectError(location)
+    if connection.scope["method"] == "OPTIONS":
+        # The framework has an answer of its own to it, on every path.
+        raise MethodNotAllowedException(headers={"Allow": ", ".join(_methods(connection))})
     if handler.opt.get("access") != PUBLIC and _misspelt_bearer(connection):
         raise PermissionDeniedError("Invalid authentication scheme.")
+
+
+def _methods(connection: ASGIConnection[Any, Any, Any, Any]) -> list[str]:
+    """Return the methods that the path of a request has."""
+    template = connection.scope["path_template"]
+    found = {
+        str(method)
+        for route in connection.app.routes
+        if isinstance(route, HTTPRoute) and route.path_format == template
+        for method in route.methods
+    }
+    return sorted(found - {"OPTIONS"})
 
 
 def slashless(scope: Mapping[str, Any]) -> str | None:

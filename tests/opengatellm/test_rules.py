@@ -60,6 +60,15 @@ def test_unknown_paths_methods_and_slashes(master: Client) -> None:
     assert httpx.URL(answer.headers["Location"]).path == f"{ROOT}/v1/models"
 
 
+@pytest.mark.parametrize("method", ["PUT", "OPTIONS", "HEAD"])
+def test_a_method_that_a_path_lacks_is_405_whoever_asks(master: Client, method: str) -> None:
+    for client in (master, Client(master.service, "sk-unknown")):
+        answer = client.call(method, "/admin/roles/1")
+        assert answer.status_code == 405, answer.text
+        assert {"GET", "PATCH", "DELETE"} <= set(answer.headers["Allow"].split(", "))
+        assert method == "HEAD" or answer.text == '{"detail":"Method Not Allowed"}'
+
+
 def test_a_body_that_is_no_json_is_422(master: Client) -> None:
     url = f"{master.service.base_url}{ROOT}/v1/chat/completions"
     headers = {"Content-Type": "application/json", "Authorization": f"Bearer {master.key}"}
