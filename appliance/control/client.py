@@ -13,11 +13,12 @@ import msgspec
 
 from appliance.config import Settings
 from appliance.control.address import socket_address
-from appliance.control.commands import Commands, Progress
+from appliance.control.commands import READS, Commands, Progress
 from appliance.control.errors import ControlError
 from appliance.control.stores import open_stores
 from appliance.jobs.handlers import job_handlers
 from appliance.jobs.runner import JobRunner
+from appliance.releases.gate import is_switched
 
 # The one command that works through a background job.
 INSTALL = "pack.install"
@@ -81,6 +82,9 @@ def become_owner(directory: Path) -> None:
 
 def _run_here(settings: Settings, command: str, arguments: dict[str, Any], progress: Progress) -> Any:
     become_owner(settings.data_dir)
+    # Between the snapshot and a new release's first answer nobody serves: what was acknowledged then could be lost.
+    if command not in READS and is_switched(settings.releases_dir, settings.data_dir):
+        raise ControlError("the appliance is being upgraded: start the service, or try again in a moment")
     if command != INSTALL and not settings.database_path.exists():
         raise ControlError(f"there is no store in {settings.data_dir} yet: start the service once")
 

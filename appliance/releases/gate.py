@@ -10,7 +10,7 @@ from pathlib import Path
 
 from appliance.errors import ApplianceError
 from appliance.releases.errors import ClosedForWritesError
-from appliance.releases.journal import is_driven, read_journal
+from appliance.releases.journal import BUSY, is_driven, read_journal
 from appliance.releases.layout import Layout
 
 log = logging.getLogger(__name__)
@@ -20,6 +20,15 @@ LOOK_EVERY_SECONDS = 0.25
 PATIENCE = 4
 RETRY_AFTER_SECONDS = 10
 READS = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+def is_switched(releases_dir: Path, data_dir: Path) -> bool:
+    """Tell whether a switch of releases is at work over ``data_dir``, or was cut off: what is written now may be lost.
+
+    Raises ReleaseError when that cannot be read.
+    """
+    journal = read_journal(Layout(releases_dir).journal_path)
+    return journal is not None and Path(journal.data_dir) == data_dir and journal.phase in (*BUSY, "trial")
 
 
 class WriteGate:

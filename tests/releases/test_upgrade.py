@@ -6,10 +6,12 @@ import msgspec
 import pytest
 
 from appliance.cli.upgrade import install_first, upgrade
+from appliance.control.client import run_command
+from appliance.control.errors import ControlError
 from appliance.errors import ApplianceError
 from appliance.releases import snapshot
 from appliance.releases.errors import ClosedForWritesError, ReleaseError
-from appliance.releases.journal import Journal, driving, read_journal, write_journal
+from appliance.releases.journal import Journal, Phase, driving, read_journal, write_journal
 from appliance.releases.switching import resume, switch
 from appliance.signing.errors import SigningError
 from appliance.signing.keys import SecretKey
@@ -303,3 +305,23 @@ def test_a_journal_of_another_data_directory_closes_no_gate(box: FakeBox) -> Non
     )
     write_journal(box.layout.journal_path, journal)
     box.service.write("open")
+
+
+@pytest.mark.parametrize("phase", ["begun", "switching", "trial", "returning"])
+def test_a_command_without_the_service_writes_nothing_while_releases_are_switched(
+    box: FakeBox, phase: Phase
+) -> None:
+    journal = Journal(
+        kind="upgrade",
+        phase=phase,
+        before="1-0.1",
+        after="2-0.2",
+        data_dir=str(box.settings.data_dir),
+        snapshot="",
+        began=0,
+    )
+    write_journal(box.layout.journal_path, journal)
+    rows = box.service.rows()
+    with pytest.raises(ControlError, match="being upgraded"):
+        run_command(box.settings, "key.create", {"name": "laptop"})
+    assert box.service.rows() == rows
