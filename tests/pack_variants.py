@@ -1,8 +1,9 @@
-"""Packs like the default chat pack, but for its chat template and tool format."""
+"""Packs like another one: the default chat pack with another template and tool format, any pack in another version."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shutil
 from pathlib import Path
@@ -38,3 +39,26 @@ def chat_variant(
         assert count == 1
     (target / "pack.toml").unlink()
     (target / "pack.toml").write_text(manifest)
+
+
+def other_version(source: Path, target: Path, version: str, *, graph: bytes | None = None) -> Path:
+    """Make ``target`` the unpacked pack ``source`` in another version, by second names of its files.
+
+    ``graph`` takes the place of its model.
+    """
+    shutil.copytree(source.resolve(), target, copy_function=os.link)
+    manifest = target / "pack.toml"
+    # The first of its versions is the pack's own; sources have theirs.
+    text, count = re.subn(
+        r'^version = ".*"$', f'version = "{version}"', manifest.read_text(), count=1, flags=re.MULTILINE
+    )
+    if graph is not None:
+        (target / "model.onnx").unlink()
+        (target / "model.onnx").write_bytes(graph)
+        entry = f'path = "model.onnx"\nsize = {len(graph)}\nsha256 = "{hashlib.sha256(graph).hexdigest()}"'
+        text, found = re.subn(r'path = "model\.onnx"\nsize = \d+\nsha256 = "[0-9a-f]+"', entry, text)
+        count = min(count, found)
+    assert count == 1
+    manifest.unlink()
+    manifest.write_text(text)
+    return target

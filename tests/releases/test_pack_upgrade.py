@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -15,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from appliance.bundles.packs import export_pack
-from appliance.packs.manifest import MANIFEST_NAME
 from appliance.packs.store import PackStore
 from appliance.signing.keys import SecretKey, write_public_key
 from appliance.signing.signatures import sign_file
 from build.smoke_packs import write_smoke_packs
+from tests.pack_variants import other_version
 from tests.service import Service, clean_environment, running_service
 
 PACK = "smoke-embedding"
@@ -40,18 +38,8 @@ class Vendor:
     def pack(self, number: int, *, graph: bytes | None = None) -> Path:
         """Return an unpacked version; ``graph`` takes the place of its model."""
         target = self.folder / f"pack-{number}" / PACK
-        shutil.copytree(self.folder / "packs" / PACK, target)
-        manifest = target / MANIFEST_NAME
-        text = manifest.read_text().replace('version = "1"', f'version = "{number}"')
-        if graph is not None:
-            (target / "model.onnx").write_bytes(graph)
-            entry = (
-                f'path = "model.onnx"\nsize = {len(graph)}\nsha256 = "{hashlib.sha256(graph).hexdigest()}"'
-            )
-            text, count = re.subn(r'path = "model\.onnx"\nsize = \d+\nsha256 = "[0-9a-f]+"', entry, text)
-            assert count == 1
-        manifest.write_text(text)
-        return target
+        target.parent.mkdir()
+        return other_version(self.folder / "packs" / PACK, target, str(number), graph=graph)
 
     def bundle(self, number: int, *, key: SecretKey | None = None, graph: bytes | None = None) -> Path:
         """Return a signed bundle of version and sequence ``number``."""

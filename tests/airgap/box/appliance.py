@@ -13,6 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from appliance.backup.manifest import STORE
+from appliance.storage.migrations import versions
+from appliance.storage.sqlite import connect, wrap
 from tests.airgap.box.goods import Goods
 from tests.airgap.box.machine import Box
 from tests.airgap.box.network import BOX_LAN, Networks
@@ -21,6 +24,7 @@ from tests.samples.speech import jfk_wav
 
 CLONE = Path(__file__).parents[3]
 CARRIED = "/root/carried"
+JOURNAL = "opt/appliance/upgrade.json"
 BASE = f"https://{BOX_LAN}"
 CODE = re.compile(r"Set-up code[^:\n]*: ([A-Z2-9]{4}(?:-[A-Z2-9]{4}){2})")
 READY_SECONDS = 180
@@ -155,6 +159,25 @@ class Appliance:
         """Return the number of the release that ``current`` leads to."""
         link = self.box.sh("readlink /opt/appliance/current").stdout.strip()
         return int(Path(link).name.split("-")[0])
+
+    def schema(self) -> tuple[int, int]:
+        """Return the schema of the store, and the oldest whose programs may open it; the service must be running."""
+        connection = connect(self.box.root / "var/lib/appliance" / STORE, read_only=True)
+        try:
+            return versions(wrap(connection))
+        finally:
+            connection.close()
+
+    def pack_version(self, pack: str) -> str:
+        """Return the version of a pack that is installed."""
+        return str(json.loads(self.appliance(f"pack show {pack} --json").stdout)["version"])
+
+    def phase(self) -> str:
+        """Return how far the last switch of releases has come; "" before the first."""
+        try:
+            return str(json.loads((self.box.root / JOURNAL).read_text())["phase"])
+        except (OSError, ValueError):
+            return ""
 
     def organizations(self) -> set[str]:
         """Return the names of all organizations: what the proof marks its steps with."""

@@ -1,4 +1,4 @@
-"""What is carried to the box: the archive of a first install, a next release, and some that must be refused."""
+"""What is carried to the box: the archive of a first install, the next release, packs, and what must be refused."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from appliance.signing.keys import SecretKey, write_public_key
 from appliance.signing.signatures import sign_file
 from appliance.signing.trust_list import RevokedKey, TrustList, write_trust_list
 from build.archive import Inputs, make_archive
+from tests.airgap.box.next_release import NextRelease, freeze_next
+from tests.airgap.box.pack_goods import PACK, PackGoods, make_pack_goods
 from tests.airgap.box.shell import run
 from tests.service import link_default_packs
 
@@ -24,11 +26,17 @@ from tests.service import link_default_packs
 TREE = Path(os.environ.get("BOX_TREE") or Path(__file__).parents[3] / "dist" / "appliance")
 FIRST, SECOND, NO_SMOKE, NO_SERVICE = 1, 2, 3, 4
 
-# The real program for everything but one command, which ends as a program does that does not work on this box.
+# The real program for everything but one command, which ends as a program does that does not work on this box: before
+# that `serve` opens the store of the box, which migrates it.
 BROKEN = """#!/bin/sh
 for word in "$@"; do
     case $word in
-        {command}) echo "this release is broken on purpose" >&2; exit 1 ;;
+        {command})
+            if [ {command} = serve ]; then
+                "${{0%/*}}/appliance-that-works" user list > /dev/null && echo "the store is migrated" >&2
+            fi
+            echo "this release is broken on purpose" >&2
+            exit 1 ;;
     esac
 done
 exec "${{0%/*}}/appliance-that-works" "$@"
@@ -37,7 +45,7 @@ exec "${{0%/*}}/appliance-that-works" "$@"
 
 @dataclass(frozen=True)
 class Goods:
-    """Files by what they are. All bundles have their signature beside them."""
+    """Files by what they are. All bundles have their signature beside them; ``next`` is the later ones' program."""
 
     outer: Path
     sha256: str
@@ -49,10 +57,12 @@ class Goods:
     stolen: Path
     revocation: Path
     damaged: Path
+    next: NextRelease
+    packs: PackGoods
 
 
 def make_goods(folder: Path) -> Goods:
-    """Make everything in ``folder`` from the frozen tree, with keys that nobody keeps."""
+    """Make everything in ``folder`` from the frozen tree and the next release's, with keys that nobody keeps."""
     key, second_key, stranger = SecretKey.generate(), SecretKey.generate(), SecretKey.generate()
     trust = folder / "keys"
     trust.mkdir()
@@ -62,15 +72,14 @@ def make_goods(folder: Path) -> Goods:
     made = make_archive(
         Inputs(tree=TREE, key=key, sequence=FIRST, out=folder, trust=trust, packs=folder / "packs")
     )
-    shipped = folder / "tree"
-    shipped.mkdir()
+    upcoming = freeze_next(folder / "next")
     run("tar", "-xf", str(made.outer), "-C", str(folder), "tree.tar.gz")
-    run("tar", "-xzf", str(folder / "tree.tar.gz"), "-C", str(shipped))
+    run("tar", "-xzf", str(folder / "tree.tar.gz"), "-C", str(upcoming.tree), "systemd")
     (folder / "tree.tar.gz").unlink()
     bundles = {
-        SECOND: _variant(shipped, made.bundle, SECOND, key, None),
-        NO_SMOKE: _variant(shipped, made.bundle, NO_SMOKE, key, "smoke"),
-        NO_SERVICE: _variant(shipped, made.bundle, NO_SERVICE, key, "serve"),
+        SECOND: _release(upcoming, made.bundle, SECOND, key, None),
+        NO_SMOKE: _release(upcoming, made.bundle, NO_SMOKE, key, "smoke"),
+        NO_SERVICE: _release(upcoming, made.bundle, NO_SERVICE, key, "serve"),
     }
     foreign = _signed_by(bundles[SECOND], stranger, folder / "foreign")
     stolen = _signed_by(bundles[SECOND], second_key, folder / "stolen")
@@ -84,7 +93,7 @@ def make_goods(folder: Path) -> Goods:
     for path in (bundles[SECOND], _signature(bundles[SECOND])):
         shutil.copyfile(path, damaged.with_name(path.name))
     _flip_a_bit(damaged)
-    shutil.rmtree(shipped)
+    shutil.rmtree(folder / "next")
     return Goods(
         outer=made.outer,
         sha256=made.sha256,
@@ -96,19 +105,28 @@ def make_goods(folder: Path) -> Goods:
         stolen=stolen,
         revocation=revocation,
         damaged=damaged,
+        next=upcoming,
+        packs=make_pack_goods(folder / "packs" / PACK, folder / "pack-goods", key),
     )
 
 
-def _variant(shipped: Path, first: Path, sequence: int, key: SecretKey, broken: str | None) -> Path:
-    """Write and sign another release of the shipped tree; ``broken`` names a command that fails in it."""
-    tree = shipped.with_name(f"tree-{sequence}")
-    shutil.copytree(shipped, tree, symlinks=True, copy_function=os.link)
+def _release(program: NextRelease, first: Path, sequence: int, key: SecretKey, broken: str | None) -> Path:
+    """Write and sign a release of the next program; ``broken`` names a command that fails in it."""
+    tree = program.tree.with_name(f"tree-{sequence}")
+    shutil.copytree(program.tree, tree, symlinks=True, copy_function=os.link)
     (tree / "RELEASE").write_text(f"{sequence}\n")
     if broken is not None:
         (tree / "appliance").rename(tree / "appliance-that-works")
         (tree / "appliance").write_text(BROKEN.format(command=broken))
         (tree / "appliance").chmod(0o755)
-    manifest = msgspec.structs.replace(_manifest_of(first), sequence=sequence, files=list_tree(tree))
+    manifest = msgspec.structs.replace(
+        _manifest_of(first),
+        version=program.version,
+        sequence=sequence,
+        files=list_tree(tree),
+        schema_version=program.schema_version,
+        schema_readable_from=program.schema_readable_from,
+    )
     path = first.with_name(manifest.file_name)
     write_bundle(tree, manifest, path)
     sign_file(path, key, manifest.subject)

@@ -15,13 +15,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from tests.airgap.box.appliance import Appliance
+from tests.airgap.box.appliance import JOURNAL, Appliance
 from tests.airgap.box.goods import FIRST, SECOND, Goods
 from tests.airgap.box.machine import Box
 from tests.airgap.box.network import Networks
 from tests.airgap.box.shell import BoxError, run
 
-JOURNAL = "opt/appliance/upgrade.json"
 BACKUPS = "/var/lib/appliance/backups"
 CHAT = {"model": "smollm2-135m-instruct", "max_tokens": 4, "messages": [{"role": "user", "content": "Hello"}]}
 

@@ -9,10 +9,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.airgap.box.appliance import Appliance
-from tests.airgap.box.goods import FIRST, SECOND, Goods
+from tests.airgap.box.goods import FIRST, Goods
 from tests.airgap.box.machine import Box
 from tests.airgap.box.network import BOX_LAN, BOX_STRANGE, OUTSIDE, OUTSIDE6, RESOLVER, Networks
 from tests.airgap.box.shell import BoxError, Output, run
+from tests.airgap.box.upgrades import (
+    a_newer_pack,
+    an_older_pack_and_the_way_back,
+    broken_packs_come_back,
+    broken_upgrades_come_back,
+    refused_in_words,
+    rolled_back,
+    upgraded,
+)
 
 Stage = Callable[["Proof"], str]
 # Bash can connect without any program that a bare Debian lacks.
@@ -55,6 +64,19 @@ class Proof:
         begun, sent = self.nets.begun(), self.nets.sent()
         if sent or begun:
             raise BoxError(f"{sent} packets left towards the outside; begun by the box: {begun}")
+
+    def require(self, release: int, mark: str) -> None:
+        """Wait until the box serves; raise BoxError unless it is that release, with ``mark`` in its data."""
+        self.on.wait_until_ready()
+        if self.on.release() != release:
+            raise BoxError(f"release {self.on.release()} instead of {release}:\n{self.on.journal()[-3000:]}")
+        if mark not in self.on.organizations():
+            raise BoxError(f"what was written {mark} is gone")
+
+    def require_schema(self, *expected: int) -> None:
+        """Raise BoxError unless the store has this schema, and this oldest one whose programs may open it."""
+        if self.on.schema() != expected:
+            raise BoxError(f"the store has the schema {self.on.schema()} instead of {expected}")
 
     def refused(self, arguments: str, *words: str) -> str:
         """Run a command that must be refused, with all ``words`` in what it says; returns that."""
@@ -183,45 +205,6 @@ def every_endpoint_with_the_filter_lifted(proof: Proof) -> str:
     return said
 
 
-def refused_in_words(proof: Proof) -> str:
-    """Bundles with an unknown key, a revoked key or damage; nothing changes."""
-    proof.on.appliance(f"pack import {proof.on.carry_bundle(proof.goods.revocation)}")
-    stolen = proof.refused(f"upgrade {proof.on.carry_bundle(proof.goods.stolen)}", "revoked")
-    foreign = proof.refused(f"upgrade {proof.on.carry_bundle(proof.goods.foreign)}", "key", "trust")
-    proof.refused(f"upgrade {proof.on.carry_bundle(proof.goods.damaged)}", "damaged")
-    if proof.on.release() != FIRST:
-        raise BoxError("a refused bundle changed the release")
-    return f"{foreign} | {stolen}"
-
-
-def upgraded(proof: Proof) -> str:
-    """To the next release, with everything that was there; the older bundle is refused from then on."""
-    proof.on.mark("before the upgrade")
-    bundle = proof.on.carry_bundle(proof.goods.second)
-    proof.on.appliance(f"upgrade {bundle}")
-    _require(proof, SECOND, "before the upgrade")
-    first = proof.on.carry_bundle(proof.goods.first)
-    return f"release {SECOND}, data kept; then: {proof.refused(f'upgrade {first}', 'older')}"
-
-
-def broken_upgrades_come_back(proof: Proof) -> str:
-    """A release that fails its smoke test is not switched to; one that cannot serve is left again by itself."""
-    proof.on.mark("before the broken upgrades")
-    smoke = proof.refused(f"upgrade {proof.on.carry_bundle(proof.goods.fails_smoke)}", "smoke test")
-    _require(proof, SECOND, "before the broken upgrades")
-    serve = proof.refused(f"upgrade {proof.on.carry_bundle(proof.goods.fails_service)}", "runs again")
-    _require(proof, SECOND, "before the broken upgrades")
-    return f"{smoke} | {serve}"
-
-
-def rolled_back(proof: Proof) -> str:
-    """The release before, with what was written since."""
-    proof.on.mark("before the rollback")
-    proof.on.appliance("rollback")
-    _require(proof, FIRST, "before the rollback")
-    return f"release {FIRST}, data kept"
-
-
 def restored_from_a_backup(proof: Proof) -> str:
     """What was there at the backup is there, what came later is not; the drill and the timers' services pass."""
     proof.on.mark("before the backup")
@@ -236,7 +219,7 @@ def restored_from_a_backup(proof: Proof) -> str:
         " && systemctl start appliance.socket appliance.service"
     )
     proof.box.sh(script)
-    _require(proof, FIRST, "before the backup")
+    proof.require(FIRST, "before the backup")
     if "after the backup" in proof.on.organizations():
         raise BoxError("the restore left what came after the backup")
     proof.box.sh("systemctl start appliance-backup.service appliance-verify.service")
@@ -258,18 +241,10 @@ STAGES: list[Stage] = [
     *(the_wire_counts, installed_by_its_readme, set_up_by_the_code_on_the_console),
     *(every_endpoint_from_the_lan, plain_http_gets_nothing, the_kernels_ip_filter),
     *(an_address_off_the_allow_list_gets_nothing, rebooted, every_endpoint_with_the_filter_lifted),
-    *(refused_in_words, upgraded, broken_upgrades_come_back, rolled_back, restored_from_a_backup),
+    *(refused_in_words, broken_upgrades_come_back, upgraded, rolled_back),
+    *(a_newer_pack, broken_packs_come_back, an_older_pack_and_the_way_back, restored_from_a_backup),
     *(every_endpoint_once_more, nothing_left_the_box),
 ]
-
-
-def _require(proof: Proof, release: int, mark: str) -> None:
-    """Wait until the box serves; raise BoxError unless it is that release, with ``mark`` in its data."""
-    proof.on.wait_until_ready()
-    if proof.on.release() != release:
-        raise BoxError(f"release {proof.on.release()} instead of {release}:\n{proof.on.journal()[-3000:]}")
-    if mark not in proof.on.organizations():
-        raise BoxError(f"what was written {mark} is gone")
 
 
 def _curl(namespace: str, address: str) -> Output:
