@@ -22,6 +22,7 @@ from appliance.storage.errors import StorageError
 
 log = logging.getLogger(__name__)
 
+# The longest that a record waits before it is being written. A second is promised: the rest is for the disk.
 WRITE_SECONDS = 0.5
 # Between attempts while the store refuses.
 LONGEST_PAUSE_SECONDS = 30.0
@@ -52,6 +53,8 @@ class UsageLog:
         self._closing = False
         self._task: asyncio.Task[None] | None = None
         self._failures = 0
+        # When the last writing began (the loop's clock): whatever waits came after it.
+        self._began = 0.0
         self._lost = 0
         self._complained_at = -math.inf
 
@@ -95,6 +98,7 @@ class UsageLog:
         while not self._closing:
             await self._pause()
             self._wake.clear()
+            self._began = asyncio.get_running_loop().time()
             await self._write_all()
         # Also what was added while the last batch was written.
         await self._write_all()
@@ -103,9 +107,14 @@ class UsageLog:
             log.error("%d usage records, and what they cost, are lost: the store refused them", self.pending)
 
     async def _pause(self) -> None:
-        seconds = min(WRITE_SECONDS * 2.0**self._failures, LONGEST_PAUSE_SECONDS)
+        """Wait until the oldest record may wait no longer, or somebody asks for it."""
+        ends = self._began + WRITE_SECONDS
+        if self._failures:
+            # From now on: a store that refuses slowly is to have its rest.
+            seconds = min(WRITE_SECONDS * 2.0**self._failures, LONGEST_PAUSE_SECONDS)
+            ends = asyncio.get_running_loop().time() + seconds
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout_at(ends):
                 await self._wake.wait()
         except TimeoutError:
             return

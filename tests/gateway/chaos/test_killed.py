@@ -30,8 +30,8 @@ from tests.service import Service, running_service
 ROUNDS = 3
 BUDGET = 1_000.0
 MICROS = 1_000_000
-# Records are written twice a second; the rest is for a machine that does much else.
-UNWRITTEN_SECONDS = 2.0
+# What is promised: half a second until a record is being written, the rest for the disk.
+UNWRITTEN_SECONDS = 1.0
 
 
 @dataclass
@@ -82,8 +82,10 @@ def _killed_under_load(data_dir: Path, person: Person, model: str, books: Books,
         with ThreadPoolExecutor(len(work)) as pool:
             workers = [pool.submit(each) for each in work]
             time.sleep(after)
-            os.kill(service.process.pid, signal.SIGKILL)
+            # Before it: on a busy machine this thread may wait for its turn long after the service is gone, and all
+            # that time would pass for time that the service had.
             killed_at = time.monotonic()
+            os.kill(service.process.pid, signal.SIGKILL)
             over.set()
             for worker in workers:
                 worker.result()

@@ -212,6 +212,40 @@ async def test_under_load_batches_are_few(rig: Rig) -> None:
     assert rig.attempts - before <= 6
 
 
+async def test_what_comes_while_the_store_is_slow_does_not_wait_for_it_and_then_again(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(usage_log, "WRITE_SECONDS", 3600.0)
+    rig = Rig(path)
+    real, began, go_on, done = rig.database.write, asyncio.Event(), asyncio.Event(), asyncio.Event()
+    await rig.log.start()
+
+    async def slow(function: Callable[[sqlite_utils.Database], Any]) -> Any:
+        began.set()
+        await go_on.wait()
+        result = await real(function)
+        if rig.count() == 2:
+            done.set()
+        return result
+
+    monkeypatch.setattr(rig.database, "write", slow)
+    rig.log.add(RECORD)
+    flushed = asyncio.create_task(rig.log.flush())
+    await began.wait()
+    rig.log.add(RECORD)
+    # The store takes an hour, as long as a record may wait: the second one has waited for that long by now.
+    loop = asyncio.get_running_loop()
+    clock = loop.time
+    monkeypatch.setattr(loop, "time", lambda: clock() + 3600.0)
+    go_on.set()
+    await flushed
+    async with asyncio.timeout(30):
+        await done.wait()
+
+    await rig.log.close()
+    rig.database.close()
+
+
 async def test_closing_writes_the_rest(path: Path) -> None:
     rig = Rig(path)
     await rig.log.start()
