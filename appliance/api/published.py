@@ -37,7 +37,7 @@ def as_published(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRo
     location = slashless(connection.scope)
     if location is not None:
         raise RedirectError(location)
-    if connection.scope["method"] == "OPTIONS":
+    if connection.scope.get("method") == "OPTIONS":
         # The framework has an answer of its own to it, on every path.
         raise MethodNotAllowedException(headers={"Allow": ", ".join(_methods(connection))})
     if handler.opt.get("access") != PUBLIC and _misspelt_bearer(connection):
