@@ -134,6 +134,8 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
         """Return an error as the mount has it: which status it knows one by, and in which words."""
         if isinstance(error, InsufficientBudgetError):
             error.status = self.budget_status
+            if self.budget_status != 429:
+                error.retry_after = None
         elif isinstance(error, ForbiddenModelError) and self.hide_forbidden_models:
             return self.unknown_model(ModelNotFoundError(error.name, []))
         elif isinstance(error, NoModelError) and self.detail_only:

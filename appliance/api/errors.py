@@ -16,7 +16,7 @@ from appliance.api.dialect import Dialect, dialect_at
 from appliance.api.field_errors import FieldError, InvalidFieldError, UnprocessableError, UnreadableBodyError
 from appliance.api.published import RedirectError, has_other_scheme, slashless
 from appliance.errors import ApplianceError
-from appliance.gateway.errors import ModelNotFoundError
+from appliance.gateway.errors import InsufficientBudgetError, ModelNotFoundError
 
 log = logging.getLogger(__name__)
 
@@ -100,6 +100,9 @@ def _shaped(request: Request[Any, Any, Any], error: ApplianceError) -> Response[
     headers = {}
     if error.retry_after is not None:
         headers["Retry-After"] = str(error.retry_after)
+    if error.code == InsufficientBudgetError.code:
+        # By itself OpenAI's client tries a 429 again, after as long as it says; a spent budget stays spent.
+        headers["x-should-retry"] = "false"
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     return Response(

@@ -15,7 +15,7 @@ from appliance.api.errors import dialect_of
 from appliance.api.field_errors import UnprocessableError
 from appliance.api.validation import text_length_error
 from appliance.gateway.call import ModelCall
-from appliance.gateway.errors import ModelNotFoundError, NoModelError, WrongTaskError
+from appliance.gateway.errors import ForbiddenModelError, ModelNotFoundError, NoModelError, WrongTaskError
 from appliance.gateway.gateway import Gateway, Route
 
 B = TypeVar("B")
@@ -79,6 +79,12 @@ async def admitted(
         return enter(request, None, route), body
     try:
         call = enter(request, name, route)
+    except ForbiddenModelError:
+        if (
+            body_first and dialect_of(request).hide_forbidden_models
+        ):  # like one that does not exist in this too
+            await check()
+        raise
     except ModelNotFoundError:
         if body_first:
             await check()

@@ -6,6 +6,7 @@ from appliance.errors import ApplianceError, OverloadedError
 
 # Errors repeat the name that was asked for; no pack has one of this length.
 LONGEST_NAME = 100
+BUDGET_RETRY_SECONDS = 60
 
 
 class ModelNotFoundError(ApplianceError):
@@ -64,14 +65,17 @@ class LimitExceededError(ApplianceError):
 
 
 class InsufficientBudgetError(ApplianceError):
-    """The caller's budget does not pay for this; the union answers 429, OpenGateLLM's mount 400."""
+    """The caller's budget does not pay for this; the union answers 429, OpenGateLLM's mount 400.
+
+    What other requests of the user reserve comes back when they end, most within ``retry_after`` seconds.
+    """
 
     status = 400
     type = "insufficient_quota"
     code = "insufficient_quota"
 
     def __init__(self) -> None:
-        super().__init__("Insufficient budget.")
+        super().__init__("Insufficient budget.", retry_after=BUDGET_RETRY_SECONDS)
 
 
 class ProviderBusyError(OverloadedError):

@@ -158,6 +158,12 @@ def test_less_than_the_prompt_and_a_token_is_refused(
     assert budget_of(person) == budget
 
 
+def test_clients_do_not_try_again_by_themselves_without_a_budget(priced: Service, role: int) -> None:
+    refused = chat(make_person(priced, role, budget=0))
+
+    assert (refused.headers["x-should-retry"], refused.headers["Retry-After"]) == ("false", "60")
+
+
 def test_an_empty_budget_still_uses_what_is_free(priced: Service, role: int) -> None:
     with make_person(priced, role, budget=0).http as http:
         answer = http.post("/v1/embeddings", json={"model": EMBEDDING, "input": "free"})

@@ -55,6 +55,21 @@ def test_a_wrong_field_of_a_form_is_said_before_an_unknown_model(service: Servic
     assert answer["error"]["param"] == "temperature"
 
 
+def test_a_wrong_body_does_not_tell_a_forbidden_model_from_an_unknown_one(service: Service) -> None:
+    three = limits(router_id(service, CHAT))[1:]
+    person = make_person(service, make_role(service, limits=three))
+    for messages, status in (("none", 400), ([{"role": "user", "content": "x"}], 404)):
+        with person.http as http:
+            answers = [
+                http.post("/v1/chat/completions", json={"model": name, "messages": messages})
+                for name in (CHAT, "none")
+            ]
+        assert [answer.status_code for answer in answers] == [status, status]
+    with person.http as http:
+        answer = http.post(f"{OPENGATELLM}/chat/completions", json={"model": CHAT, "messages": "none"})
+    assert answer.json() == {"detail": "Insufficient permissions to access the model."}
+
+
 @pytest.mark.parametrize(("mount", "status"), [("/v1", 400), ("/compactifai/v1", 400), (OPENGATELLM, 422)])
 def test_a_form_with_a_wrong_field_counts_and_shows_the_limits(
     service: Service, mount: str, status: int
