@@ -27,7 +27,7 @@ SECRET_CREDENTIAL = "appliance.secret"  # noqa: S105 - its name
 OTHER_VARIABLES = frozenset({"CONFIG", "SOURCES_DIR", "EXPORT_PYTHON"})
 
 # Settings that are lists: of networks, and of tags of routes.
-NETWORKS = ("provider_networks", "egress_networks")
+NETWORKS = ("provider_networks", "egress_networks", "trusted_proxies")
 TAG_LISTS = ("disabled_routers", "hidden_routers")
 LISTS = (*NETWORKS, *TAG_LISTS, "tls_names")
 # What routes are called together in the OpenAPI document.
@@ -83,6 +83,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     tls_names: tuple[str, ...] = ()
     # Serve HTTP in the clear beyond loopback too, where others can read keys and prompts.
     allow_plain_http: bool = False
+
+    # Reverse proxies (CIDR) that are believed about a client's address (X-Forwarded-For); none by default.
+    trusted_proxies: tuple[str, ...] = ()
 
     # Where install.sh puts the releases: releases/, current, and the journal of upgrades.
     releases_dir: Path = Path("/opt/appliance")

@@ -50,9 +50,10 @@ def test_a_missing_configuration_file_is_an_error(tmp_path: Path) -> None:
         load_settings({}, {"APPLIANCE_CONFIG": str(tmp_path / "absent.toml")})
 
 
-def test_a_network_that_is_none_is_an_error() -> None:
-    with pytest.raises(ConfigError, match="egress_networks"):
-        load_settings({}, {"APPLIANCE_EGRESS_NETWORKS": "10.0.0.0/33"})
+@pytest.mark.parametrize("setting", ["egress_networks", "trusted_proxies"])
+def test_a_network_that_is_none_is_an_error(setting: str) -> None:
+    with pytest.raises(ConfigError, match=setting):
+        load_settings({}, {f"APPLIANCE_{setting.upper()}": "10.0.0.0/33"})
 
 
 def test_lists_are_written_with_commas_in_the_environment() -> None:

@@ -15,6 +15,7 @@ from litestar.types import Guard
 from appliance.accounts.errors import AuthenticationError, PermissionDeniedError
 from appliance.accounts.keys import Account, Keyring
 from appliance.accounts.permissions import PERMISSIONS
+from appliance.api.client_address import source_of
 from appliance.audit.log import Actor
 from appliance.audit.refusals import RefusedKeys
 
@@ -124,8 +125,3 @@ def actor_of(connection: ASGIConnection[Any, Any, Any, Any]) -> Actor:
     """Return who the audit log names for what this request changes."""
     account = account_of(connection)
     return Actor(account.user_id, account.email, source_of(connection))
-
-
-def source_of(connection: ASGIConnection[Any, Any, Any, Any]) -> str:
-    """Return the address that the request came from."""
-    return connection.client.host if connection.client else "local"

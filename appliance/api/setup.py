@@ -10,8 +10,9 @@ from litestar.datastructures import State
 
 from appliance.accounts.setup import SetupCodes
 from appliance.api.answers import created
-from appliance.api.authentication import PUBLIC, source_of
+from appliance.api.authentication import PUBLIC
 from appliance.api.body import read_json
+from appliance.api.client_address import source_of
 from appliance.api.fields import bounded_text
 from appliance.gateway.gateway import Gateway
 

@@ -10,8 +10,9 @@ from litestar.datastructures import State
 
 from appliance.accounts.login import Logins
 from appliance.api.answers import json_answer
-from appliance.api.authentication import PUBLIC, source_of
+from appliance.api.authentication import PUBLIC
 from appliance.api.body import read_json
+from appliance.api.client_address import source_of
 from appliance.api.errors import dialect_of
 from appliance.api.fields import bounded_text
 
