@@ -35,7 +35,6 @@ from appliance.control.server import ControlServer
 from appliance.control.state import state_of
 from appliance.control.stores import Stores
 from appliance.control.vitals import Vitals
-from appliance.engines.cores import Cores
 from appliance.errors import ApplianceError
 from appliance.gateway.catalog import Catalog
 from appliance.gateway.gateway import Gateway
@@ -51,10 +50,14 @@ SWITCH_INTERVAL_SECONDS = 0.0005
 
 
 def build_app(
-    stores: Stores, connections: Connections | None = None, presence: Presence | None = None
+    stores: Stores,
+    catalog: Catalog,
+    connections: Connections | None = None,
+    presence: Presence | None = None,
 ) -> ASGIApp:
-    """Return the ASGI application over open stores; its lifespan starts and stops everything else.
+    """Return the ASGI application over open stores; its lifespan starts what is left, and stops the models too.
 
+    ``catalog`` may be loading its models already; its event loop is the one that the application will run in.
     ``connections`` are the server's, for the metrics; ``presence`` tells a service manager how it goes.
     """
     settings = stores.settings
@@ -65,7 +68,6 @@ def build_app(
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
         sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
-        catalog = Catalog(stores.packs, Cores(settings.threads), settings)
         loop = asyncio.get_running_loop()
 
         gateway = Gateway(stores.database, stores.audit, catalog, settings)

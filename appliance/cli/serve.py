@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import resource
 import signal
 import socket
 import sys
-from contextlib import ExitStack, closing
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     import uvicorn
 
     from appliance.api.connection import ConnectionLimits
+    from appliance.control.stores import Stores
+    from appliance.gateway.catalog import Catalog
     from appliance.tls.server import ServerTls
 
 log = logging.getLogger(__name__)
@@ -40,6 +44,7 @@ DRAIN_SECONDS = 10
 OTHER_FILES = 512
 # Opening a store may mean migrating it, in one transaction.
 LONGEST_OPENING_SECONDS = 3600.0
+ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 @click.command("serve")
@@ -52,13 +57,15 @@ def command(ctx: click.Context, /, **flags: object) -> None:
     """Start the service; the first start shows the first administrator's key, or a code that makes one."""
     # First: no other program that is started from here may find what was handed over.
     handover = take_over()
+    # Nearly all that is made until the API is built stays; collecting meanwhile would take a tenth of the start.
+    gc.disable()
     settings = settings_of(ctx, **flags)
     logging.basicConfig(level=settings.log_level.upper(), format=LOG_FORMAT, stream=sys.stderr)
     # The server logs a traceback for every request that it cuts short at the end, and says how many those are.
     logging.getLogger("uvicorn.error").addFilter(is_no_cancellation)
     hide_memory()
     # The server hands a signal on to these handlers once it has drained.
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in ENDING_SIGNALS:
         signal.signal(number, stop)
     # Twice: running and idle connections are counted apart.
     allow_open_files(2 * settings.max_connections + OTHER_FILES)
@@ -72,7 +79,7 @@ def is_no_cancellation(record: logging.LogRecord) -> bool:
 
 def stop(_number: int, _frame: FrameType | None) -> NoReturn:
     """End the program in good order: everything open is closed on the way out, and no signal breaks that."""
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in ENDING_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     raise SystemExit(0)
 
@@ -90,12 +97,9 @@ def allow_open_files(count: int) -> None:
 
 def run(settings: Settings, handover: Handover) -> None:
     """Open the port, then the stores, and serve until a signal says stop. Raises ServiceError, and theirs."""
-    import uvicorn
+    import uvloop
 
-    from appliance.api.connection import ConnectionLimits, limited_connection
-    from appliance.app import build_app
     from appliance.control.stores import open_stores
-    from appliance.tls.server import ServerTls
 
     notifier = Notifier(handover.notify_address)
     with ExitStack() as opened:
@@ -105,37 +109,119 @@ def run(settings: Settings, handover: Handover) -> None:
             opened.enter_context(closing(listener))
         with notifier.extending("opening the store", LONGEST_OPENING_SECONDS):
             stores = opened.enter_context(open_stores(settings, first_boot=True))
-            tls = ServerTls(settings) if settings.tls != "off" else None
-        by_code = settings.first_boot == "code"
-        welcome = Welcome(
-            url=url_of(settings, listeners),
-            fingerprint=None if tls is None else tls.fingerprint,
-            first_key=stores.first_key,
-            setup_code=stores.setup.new_code() if by_code and stores.setup.needed() else None,
-            with_example=not by_code,
-        )
+            tls = server_tls(settings)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            try:
+                runner.run(serve(stores, listeners, tls, notifier, handover.watchdog_seconds))
+            except asyncio.CancelledError:  # a signal came before there was a server to end
+                raise SystemExit(0) from None
 
-        async def answers() -> None:
-            for listener in listeners:
-                await require_answer(listener, secure=tls is not None)
 
-        connections = ConnectionLimits(settings.max_connections)
-        config = uvicorn.Config(
-            build_app(stores, connections, Presence(notifier, answers, handover.watchdog_seconds)),
-            loop="uvloop",
-            http=limited_connection(connections),
-            ws="none",
-            proxy_headers=False,
-            lifespan="on",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_keep_alive=KEEP_ALIVE_SECONDS,
-            timeout_graceful_shutdown=DRAIN_SECONDS,
-        )
-        server = announcing_server(config, welcome.text(), notifier, connections, tls)
-        with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-            runner.run(server.serve(sockets=listeners))
+async def serve(
+    stores: Stores,
+    listeners: list[socket.socket],
+    tls: ServerTls | None,
+    notifier: Notifier,
+    watchdog_seconds: float | None,
+) -> None:
+    """Serve over open stores until a signal says stop.
+
+    Models are read first, by threads that hardly need the interpreter: it imports and builds the API meanwhile.
+    """
+    from appliance.engines.cores import Cores
+    from appliance.gateway.catalog import Catalog
+
+    catalog = Catalog(stores.packs, Cores(stores.settings.threads), stores.settings)
+    try:
+        with cancelled_by_signals():
+            await catalog.refresh()
+            server = await asyncio.to_thread(
+                build_server, stores, catalog, listeners, tls, notifier, watchdog_seconds
+            )
+        keep_modules()
+        await server.serve(sockets=listeners)
+    finally:
+        await catalog.close()
+
+
+@contextmanager
+def cancelled_by_signals() -> Iterator[None]:
+    """While this context lasts, a signal to end cancels the current task.
+
+    ``stop`` may raise wherever the program is, with a lock held that a thread waits for.
+    """
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None  # noqa: S101
+
+    def cancel(_number: int, _frame: FrameType | None) -> None:
+        for number in ENDING_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+        loop.call_soon_threadsafe(task.cancel)
+
+    for number in ENDING_SIGNALS:
+        signal.signal(number, cancel)
+    yield
+    for number in ENDING_SIGNALS:
+        signal.signal(number, stop)
+
+
+def server_tls(settings: Settings) -> ServerTls | None:
+    """Return the service's certificate and keys; None where it speaks plain HTTP. Raises TlsError."""
+    if settings.tls == "off":
+        return None
+    from appliance.tls.server import ServerTls
+
+    return ServerTls(settings)
+
+
+def keep_modules() -> None:
+    """Collect garbage again, without looking at what is there: modules and routes stay as long as the program."""
+    gc.freeze()
+    gc.enable()
+
+
+def build_server(
+    stores: Stores,
+    catalog: Catalog,
+    listeners: list[socket.socket],
+    tls: ServerTls | None,
+    notifier: Notifier,
+    watchdog_seconds: float | None,
+) -> uvicorn.Server:
+    """Import the API and return a server of it. Takes a large part of a second; for a thread."""
+    import uvicorn
+
+    from appliance.api.connection import ConnectionLimits, limited_connection
+    from appliance.app import build_app
+
+    settings = stores.settings
+    by_code = settings.first_boot == "code"
+    welcome = Welcome(
+        url=url_of(settings, listeners),
+        fingerprint=None if tls is None else tls.fingerprint,
+        first_key=stores.first_key,
+        setup_code=stores.setup.new_code() if by_code and stores.setup.needed() else None,
+        with_example=not by_code,
+    )
+
+    async def answers() -> None:
+        for listener in listeners:
+            await require_answer(listener, secure=tls is not None)
+
+    connections = ConnectionLimits(settings.max_connections)
+    config = uvicorn.Config(
+        build_app(stores, catalog, connections, Presence(notifier, answers, watchdog_seconds)),
+        http=limited_connection(connections),
+        ws="none",
+        proxy_headers=False,
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=DRAIN_SECONDS,
+    )
+    return announcing_server(config, welcome.text(), notifier, connections, tls)
 
 
 def announcing_server(

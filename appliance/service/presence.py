@@ -13,7 +13,7 @@ from appliance.service.notify import Notifier
 log = logging.getLogger(__name__)
 
 # How often the progress of loading is looked at, and how long all of it may take.
-LOOK_EVERY_SECONDS = 0.2
+LOOK_EVERY_SECONDS = 0.05
 LONGEST_LOADING_SECONDS = 3600.0
 STATUS_EVERY_SECONDS = 10.0
 

@@ -17,6 +17,7 @@ from tests.service import (
     CHAT,
     Service,
     clean_environment,
+    free_port,
     link_default_packs,
     running_service,
     wait_until_ready,
@@ -101,6 +102,28 @@ def test_a_signal_ends_it_in_good_order(tmp_path: Path, number: signal.Signals) 
             service.process.send_signal(number)
             assert service.process.wait(60) == 0
         ended_well(service)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_it_starts_ends_it_in_good_order(tmp_path: Path, number: signal.Signals) -> None:
+    data_dir, log = tmp_path / "data", tmp_path / "log"
+    link_default_packs(data_dir)
+    settings = clean_environment(APPLIANCE_DATA_DIR=str(data_dir), APPLIANCE_PORT=str(free_port()))
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "appliance", "serve"], env=settings, stdout=output, stderr=output
+        )
+    try:
+        # Models are looked through once the store is open, and the API is built meanwhile.
+        while not (data_dir / "packs" / ".verified").exists():
+            assert process.poll() is None, log.read_text()
+        process.send_signal(number)
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        process.wait()
+    assert not (data_dir / "appliance.db-wal").exists()
+    assert "Traceback" not in log.read_text()
 
 
 def test_a_signal_ends_a_stream_too(tmp_path: Path) -> None:
