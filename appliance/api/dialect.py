@@ -105,9 +105,9 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     max_stops: int = 64
     # Whether several tools may be called at once when the request does not say so.
     parallel_tool_calls: bool = True
-    # The fields of a chat that are checked here; what is wrong with others is the model server's 400.
-    # None = all are.
-    checked_chat_fields: frozenset[str] | None = None
+    # Whether only the fields that OpenGateLLM declares are checked before a provider is chosen; what is wrong with
+    # others is the model server's 400.
+    declared_fields_only: bool = False
     # Whether chats know OpenGateLLM's search tool, and the query parameter ``required``.
     search_tool: bool = True
     # Whether answers have the fields that vLLM adds to OpenAI's.
@@ -234,13 +234,7 @@ OPENGATELLM = Dialect(
     chat_models_first=False,
     max_stops=4,
     parallel_tool_calls=False,
-    checked_chat_fields=frozenset(
-        {
-            *("messages", "model", "frequency_penalty", "logit_bias", "logprobs", "top_logprobs"),
-            *("presence_penalty", "max_completion_tokens", "n", "seed", "stop", "stream", "temperature"),
-            *("top_p", "tools", "parallel_tool_calls", "user", "search", "search_args"),
-        }
-    ),
+    declared_fields_only=True,
     vllm_fields=False,
     gateway_streams=True,
     plain_encoding=True,

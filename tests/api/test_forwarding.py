@@ -119,6 +119,42 @@ def test_opengatellms_mount_sends_every_declared_field(
     }
 
 
+def test_what_opengatellm_does_not_declare_is_the_upstreams_to_judge(
+    box: Service, model: str, upstream: FakeUpstream
+) -> None:
+    strange: dict[str, Any] = {
+        "messages": [5, {"role": ["x"], "content": {"new": "form"}}],
+        "response_format": "text",
+        "reasoning_effort": {"level": 3},
+        "ignore_eos": 10,
+        "echo": "no",
+    }
+    with box.http as http:
+        answer = http.post("/opengatellm/v1/chat/completions", json={"model": model, **strange})
+        assert answer.status_code == 200, answer.text
+        sent = upstream.posted[-1].json
+        assert {name: sent[name] for name in strange} == strange
+        for field, value, status in (("max_tokens", "x", 400), ("stream_options", 5, 400), ("user", 5, 422)):
+            body = {"model": model, "messages": [], "stream": True, field: value}
+            answer = http.post("/opengatellm/v1/chat/completions", json=body)
+            assert answer.status_code == status, answer.text
+        body = {"model": model, "messages": [], "stop": ["a"] * 5}
+        answer = http.post("/opengatellm/v1/chat/completions", json=body)
+        assert [wrong["loc"] for wrong in answer.json()["detail"]] == [["body", "stop"]]
+
+
+def test_an_embedding_field_of_another_type_goes_to_the_upstream(
+    box: Service, upstream: FakeUpstream
+) -> None:
+    upstream.script = vectors
+    name = routed(box, upstream, kind="text-embeddings-inference")
+    with box.http as http:
+        body = {"model": name, "input": "a", "truncate_prompt_tokens": "end"}
+        answer = http.post("/opengatellm/v1/embeddings", json=body)
+    assert answer.status_code == 200, answer.text
+    assert upstream.posted[-1].json["truncate_prompt_tokens"] == "end"
+
+
 def test_mistral_gets_its_own_fields_only(box: Service, upstream: FakeUpstream) -> None:
     name = routed(box, upstream, type="mistral")
     fields: dict[str, Any] = {

@@ -1,26 +1,25 @@
-"""On OpenGateLLM's mount the gateway checks the fields it declares, and the model server behind it the others."""
+"""On OpenGateLLM's mount the gateway checks the fields it declares, and the model server behind it the others.
+
+So what it does not declare goes to servers on other machines as it came, and a model of this box refuses it as one
+of those would.
+"""
 
 from __future__ import annotations
 
-from appliance.api.field_errors import FieldError, InvalidFieldError
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from appliance.api.dialect import Dialect
+from appliance.api.field_errors import InvalidFieldError
 from appliance.errors import InvalidRequestError
 
-# What is in this list is handed on as it is; tools are objects at least.
-_OPEN_LIST = "messages"
 
-
-def checked_here(error: InvalidFieldError, declared: frozenset[str] | None) -> InvalidRequestError:
-    """Return a refusal as the mount has it: wrong fields that it declares, else the model server's 400."""
-    if declared is None:
-        return error
-    kept = [each for each in error.errors if _is_declared(each, declared)]
-    if kept:
-        return InvalidFieldError(error.message, error.param, kept)
-    return InvalidRequestError(error.message, param=error.param)
-
-
-def _is_declared(error: FieldError, declared: frozenset[str]) -> bool:
-    if len(error.loc) < 2:
-        return True
-    name = error.loc[1]
-    return name in declared and not (name == _OPEN_LIST and len(error.loc) > 2)
+@contextmanager
+def as_model_server(dialect: Dialect) -> Iterator[None]:
+    """Let fields that are found wrong in this block be a model server's 400, where the declared ones were checked."""
+    try:
+        yield
+    except InvalidFieldError as error:
+        if not dialect.declared_fields_only:
+            raise
+        raise InvalidRequestError(error.message, param=error.param) from None

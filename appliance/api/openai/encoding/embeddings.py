@@ -13,11 +13,12 @@ import numpy as np
 from litestar import Request, Response, post
 from litestar.datastructures import State
 
+from appliance.api.body import read_json
 from appliance.api.disconnect import until_disconnect
 from appliance.api.errors import dialect_of
-from appliance.api.field_errors import FieldError, InvalidFieldError, UnprocessableError
+from appliance.api.field_errors import FieldError, UnprocessableError
 from appliance.api.model_call import EMBEDDING, begin
-from appliance.api.openai.checked_fields import checked_here
+from appliance.api.openai.checked_fields import as_model_server
 from appliance.api.openai.forwarding.forward import answered
 from appliance.api.openai.text_or_tokens import text_or_tokens
 from appliance.api.openai.usage import Meter, PromptUsage
@@ -29,8 +30,6 @@ from appliance.gateway.catalog import Catalog
 from appliance.gateway.routing.records import Provider
 
 MAX_INPUTS = 2048
-# The fields that OpenGateLLM's gateway itself checks.
-DECLARED = frozenset({"model", "input", "dimensions", "encoding_format"})
 # Texts beyond these are refused before they are tokenised: no prose has so many characters to a token.
 CHARACTERS_PER_TOKEN = 256
 MAX_CHARACTERS = 16_000_000
@@ -40,13 +39,18 @@ CUT_CHARACTERS_PER_TOKEN = 64
 ROWS_AT_ONCE = 64
 
 
-class EmbeddingRequest(msgspec.Struct, kw_only=True):
-    """The body; §15 of the contract. The fields from ``user`` on are accepted and ignored."""
+class DeclaredEmbeddingRequest(msgspec.Struct, kw_only=True):
+    """What OpenGateLLM's gateway itself checks of the body."""
 
     model: str
     input: str | list[Any]
     encoding_format: str | None = None
     dimensions: int | None = None
+
+
+class EmbeddingRequest(DeclaredEmbeddingRequest, kw_only=True):
+    """The body; §15 of the contract. The fields from ``user`` on are accepted and ignored."""
+
     truncate_prompt_tokens: int | None = None
     user: Any = None
     additional_data: Any = None
@@ -71,18 +75,21 @@ class EmbeddingList(msgspec.Struct, kw_only=True):
 async def embeddings(request: Request[Any, Any, State]) -> Response[Any]:
     """Turn texts or token arrays into vectors of length 1."""
     dialect = dialect_of(request)
-    try:
-        call, body = await begin(request, EmbeddingRequest, EMBEDDING)
-    except InvalidFieldError as error:
-        raise checked_here(error, DECLARED if dialect.plain_encoding else None) from None
-    if dialect.plain_encoding:
+    call: ModelCall
+    body: DeclaredEmbeddingRequest
+    if dialect.declared_fields_only:
+        call, body = await begin(request, DeclaredEmbeddingRequest, EMBEDDING)
         _check_plain(body)
+    else:
+        call, body = await begin(request, EmbeddingRequest, EMBEDDING)
     meter = Meter(call, dialect)
 
     async def local(provider: Provider) -> Response[Any]:
-        return await _answer(request, body, call, provider, meter)
+        known = body if isinstance(body, EmbeddingRequest) else await read_json(request, EmbeddingRequest)
+        return await _answer(request, known, call, provider, meter)
 
-    return await answered(request, call, meter, "embeddings", local)
+    with as_model_server(dialect):
+        return await answered(request, call, meter, "embeddings", local)
 
 
 async def _answer(
@@ -114,7 +121,7 @@ async def _answer(
     return Response(msgspec.json.encode(answer), media_type="application/json")
 
 
-def _check_plain(body: EmbeddingRequest) -> None:
+def _check_plain(body: DeclaredEmbeddingRequest) -> None:
     """Check what OpenGateLLM's mount declares more narrowly. Raises UnprocessableError."""
     errors: list[FieldError] = []
     forms = (

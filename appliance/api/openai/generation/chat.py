@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 from litestar import Request, Response, post
 from litestar.datastructures import State
 
 from appliance.api.authentication import cache_scope_of
+from appliance.api.body import read_json
 from appliance.api.dialect import Dialect
 from appliance.api.disconnect import at_end, until_disconnect
 from appliance.api.errors import dialect_of
 from appliance.api.event_stream import event_stream
-from appliance.api.field_errors import InvalidFieldError, UnprocessableError
 from appliance.api.knowledge.search_tool import SearchArgs, check_required, refuse_search
 from appliance.api.model_call import CHAT, begin
-from appliance.api.openai.checked_fields import checked_here
+from appliance.api.openai.checked_fields import as_model_server
 from appliance.api.openai.forwarding.forward import answered
 from appliance.api.openai.generation.answer_head import answer_head
 from appliance.api.openai.generation.chat_answer import ChatShape, chat_body, chat_events
@@ -24,6 +25,7 @@ from appliance.api.openai.generation.checks import (
     check_logprobs,
     check_ranges,
     check_relations,
+    check_stop_count,
     naming,
     refused,
 )
@@ -44,7 +46,6 @@ from appliance.api.openai.generation.request import (
 from appliance.api.openai.generation.template_fields import check_template_fields, template_variables
 from appliance.api.openai.generation.tool_fields import ToolUse, tool_use
 from appliance.api.openai.usage import Meter
-from appliance.api.validation import value_errors
 from appliance.config import Settings
 from appliance.engines.generation.constraints.compiler import ConstraintSpec, LarkGrammar
 from appliance.engines.generation.engine import GenerationEngine
@@ -82,6 +83,30 @@ class SearchChatRequest(ChatRequest, kw_only=True):
     search_args: SearchArgs | None = None
 
 
+class DeclaredChatRequest(msgspec.Struct, kw_only=True):
+    """What OpenGateLLM's gateway itself checks of the body; §9.1 of its contract."""
+
+    model: str
+    messages: list[Any]
+    frequency_penalty: float | None = None
+    logit_bias: dict[str, float] | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+    presence_penalty: float | None = None
+    max_completion_tokens: int | None = None
+    n: int | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    stream: bool | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    tools: list[dict[str, Any]] | None = None
+    parallel_tool_calls: bool | None = None
+    user: str | None = None
+    search: bool | None = None
+    search_args: SearchArgs | None = None
+
+
 @post("/chat/completions", status_code=200, operation_id="createChatCompletion", tags=["Chat"], access="key")
 async def chat_completions(request: Request[Any, Any, State]) -> Response[Any]:
     """Answer a conversation, at once or as a stream of server-sent events."""
@@ -90,23 +115,27 @@ async def chat_completions(request: Request[Any, Any, State]) -> Response[Any]:
     meter = Meter(call, dialect)
 
     async def local(provider: Provider) -> Response[Any]:
-        return await _answer(request, body, call, provider, meter)
+        known = body if isinstance(body, ChatRequest) else await read_json(request, ChatRequest)
+        return await _answer(request, known, call, provider, meter)
 
-    return await answered(request, call, meter, "chat", local)
+    with as_model_server(dialect):
+        return await answered(request, call, meter, "chat", local)
 
 
-async def _begin(request: Request[Any, Any, State], dialect: Dialect) -> tuple[ModelCall, ChatRequest]:
+async def _begin(
+    request: Request[Any, Any, State], dialect: Dialect
+) -> tuple[ModelCall, ChatRequest | DeclaredChatRequest]:
     """Admit the request and check the fields that the mount itself declares."""
-    try:
-        if not dialect.search_tool:
-            return await begin(request, ChatRequest, CHAT)
+    if not dialect.search_tool:
+        return await begin(request, ChatRequest, CHAT)
+    call: ModelCall
+    body: SearchChatRequest | DeclaredChatRequest
+    if dialect.declared_fields_only:
+        call, body = await begin(request, DeclaredChatRequest, CHAT)
+        if isinstance(body.stop, list):
+            check_stop_count(body.stop, dialect.max_stops)
+    else:
         call, body = await begin(request, SearchChatRequest, CHAT)
-    except InvalidFieldError as error:
-        raise checked_here(error, dialect.checked_chat_fields) from None
-    if dialect.checked_chat_fields is not None:
-        errors = value_errors(body.user, str | None, ["body", "user"])
-        if errors:
-            raise UnprocessableError(errors)
     check_required(request)
     refuse_search(body)
     return call, body

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from appliance.api.dialect import Dialect
@@ -201,14 +201,19 @@ def _check_lengths(fields: GenerationFields, dialect: Dialect, least_tokens: int
         )
 
 
-def _check_stops(fields: GenerationFields, most: int) -> None:
-    stops = fields.stop_strings()
+def check_stop_count(stops: Sequence[str], most: int) -> None:
+    """Check how many stop strings there are. Raises InvalidFieldError."""
     if len(stops) > most:
         raise InvalidFieldError(
             f"stop may hold at most {most} strings, got {len(stops)}.",
             "stop",
             [list_length_error(["body", "stop"], list(stops), most=most)],
         )
+
+
+def _check_stops(fields: GenerationFields, most: int) -> None:
+    stops = fields.stop_strings()
+    check_stop_count(stops, most)
     if "" in stops:
         raise refused("stop", "stop cannot contain an empty string.")
     longest = max(map(len, stops), default=0)
