@@ -6,11 +6,14 @@ import ctypes
 import errno
 import logging
 import os
+import secrets
 import shutil
 from pathlib import Path
 
 log = logging.getLogger(__name__)
 
+# What a directory is called while it is removed.
+REMOVED = ".removed-"
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 _NOT_SUPPORTED = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
@@ -81,7 +84,8 @@ def replace(new: Path, target: Path, aside: Path) -> None:
     """Put the directory ``new`` at ``target``; a crash at any instant leaves the old or the new one there.
 
     Where two names cannot be swapped in one step, the old one steps ``aside`` first; ``put_back``
-    undoes that after a crash. All three are in one directory.
+    undoes that after a crash. All three are in one directory. The old one loses its name before it is removed: half
+    of it must not pass for a version that is kept.
     """
     if not os.path.lexists(target):
         new.rename(target)
@@ -97,8 +101,10 @@ def replace(new: Path, target: Path, aside: Path) -> None:
         sync_directory(target.parent)
         remove(aside)
     else:
+        gone = new.with_name(f"{REMOVED}{secrets.token_hex(8)}")
+        new.rename(gone)
         sync_directory(target.parent)
-        remove(new)
+        remove(gone)
 
 
 def put_back(aside: Path, target: Path) -> None:

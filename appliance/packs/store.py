@@ -19,7 +19,7 @@ import msgspec
 
 from appliance.packs.archive import read_archive, write_archive
 from appliance.packs.directory import check_files, check_unlisted, read_directory
-from appliance.packs.disk import copy_by_names, free_bytes, put_back, remove, replace, sync_directory
+from appliance.packs.disk import REMOVED, copy_by_names, free_bytes, put_back, remove, replace, sync_directory
 from appliance.packs.errors import PackCancelledError, PackError, PackNotFoundError, PackSpaceError, refusal
 from appliance.packs.hash_cache import HashCache, fingerprint
 from appliance.packs.lock import hold, hold_if_free
@@ -172,7 +172,7 @@ class PackStore:
             with hold(self._lock, Meter()):
                 self._sweep()
                 self.get(name)
-                removed = self.path / f".removed-{secrets.token_hex(8)}"
+                removed = self.path / f"{REMOVED}{secrets.token_hex(8)}"
                 (self.path / name).rename(removed)
                 sync_directory(self.path)
                 remove(removed)
@@ -266,7 +266,10 @@ class PackStore:
                 if kept.is_dir() and self._look(kept.name, name).manifest == self._look(name).manifest:
                     self._drop(kept)  # the change was interrupted before it began
                 elif kept.is_dir():
-                    replace(kept, former, self.path / f".removed-{secrets.token_hex(8)}")
+                    # Not in one step: without an older one there is still this, to be settled again.
+                    self._drop(former)
+                    kept.rename(former)
+                    sync_directory(self.path)
         except OSError as error:
             raise refusal(error, f"keep the former version of {name}") from error
 
@@ -301,7 +304,7 @@ class PackStore:
             with hold(self._lock, Meter()):
                 kept = self.path / f"{_PREVIOUS}{name}"
                 if kept.is_dir():
-                    replace(kept, self.path / name, self.path / f".removed-{secrets.token_hex(8)}")
+                    replace(kept, self.path / name, self.path / f".old-{name}")
         except OSError as error:
             raise refusal(error, f"go back to the former version of {name}") from error
 
@@ -318,7 +321,7 @@ class PackStore:
 
     def _drop(self, path: Path) -> None:
         if path.exists():
-            removed = self.path / f".removed-{secrets.token_hex(8)}"
+            removed = self.path / f"{REMOVED}{secrets.token_hex(8)}"
             path.rename(removed)
             sync_directory(self.path)
             remove(removed)
@@ -343,7 +346,7 @@ class PackStore:
 
     def _sweep(self) -> None:
         for path in self.path.iterdir():
-            if path.name.startswith((".staging-", ".removed-", ".verified.")):
+            if path.name.startswith((".staging-", REMOVED, ".verified.")):
                 remove(path)
             elif path.name.startswith(".old-"):
                 put_back(path, self.path / path.name.removeprefix(".old-"))
