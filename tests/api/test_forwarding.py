@@ -119,42 +119,6 @@ def test_opengatellms_mount_sends_every_declared_field(
     }
 
 
-def test_what_opengatellm_does_not_declare_is_the_upstreams_to_judge(
-    box: Service, model: str, upstream: FakeUpstream
-) -> None:
-    strange: dict[str, Any] = {
-        "messages": [5, {"role": ["x"], "content": {"new": "form"}}],
-        "response_format": "text",
-        "reasoning_effort": {"level": 3},
-        "ignore_eos": 10,
-        "echo": "no",
-    }
-    with box.http as http:
-        answer = http.post("/opengatellm/v1/chat/completions", json={"model": model, **strange})
-        assert answer.status_code == 200, answer.text
-        sent = upstream.posted[-1].json
-        assert {name: sent[name] for name in strange} == strange
-        for field, value, status in (("max_tokens", "x", 400), ("stream_options", 5, 400), ("user", 5, 422)):
-            body = {"model": model, "messages": [], "stream": True, field: value}
-            answer = http.post("/opengatellm/v1/chat/completions", json=body)
-            assert answer.status_code == status, answer.text
-        body = {"model": model, "messages": [], "stop": ["a"] * 5}
-        answer = http.post("/opengatellm/v1/chat/completions", json=body)
-        assert [wrong["loc"] for wrong in answer.json()["detail"]] == [["body", "stop"]]
-
-
-def test_an_embedding_field_of_another_type_goes_to_the_upstream(
-    box: Service, upstream: FakeUpstream
-) -> None:
-    upstream.script = vectors
-    name = routed(box, upstream, kind="text-embeddings-inference")
-    with box.http as http:
-        body = {"model": name, "input": "a", "truncate_prompt_tokens": "end"}
-        answer = http.post("/opengatellm/v1/embeddings", json=body)
-    assert answer.status_code == 200, answer.text
-    assert upstream.posted[-1].json["truncate_prompt_tokens"] == "end"
-
-
 def test_mistral_gets_its_own_fields_only(box: Service, upstream: FakeUpstream) -> None:
     name = routed(box, upstream, type="mistral")
     fields: dict[str, Any] = {
@@ -397,61 +361,6 @@ def test_reranking_by_tei_is_answered_like_our_own(box: Service, upstream: FakeU
     results = answer.json()["results"]
     assert [each["index"] for each in results] == [1, 0]
     assert [each["relevance_score"] for each in results] == pytest.approx([0.9, 0.2])
-
-
-# Documents.
-
-
-def test_ocr_is_forwarded_with_its_pages_spelt_out(box: Service, upstream: FakeUpstream) -> None:
-    name = routed(box, upstream, kind="image-to-text", type="mistral")
-    page = {"index": 0, "markdown": "# Title", "images": [], "dimensions": None}
-    upstream.script = lambda exchange: exchange.answer(
-        {"pages": [page], "usage_info": {"pages_processed": 1}}
-    )
-    document = {"type": "document_url", "document_url": "data:application/pdf;base64,AAAA"}
-    for mount in ("/v1", "/opengatellm/v1"):
-        with box.http as http:
-            answer = http.post(
-                f"{mount}/ocr", json={"model": name, "document": document, "pages": [0, "2-4", 3]}
-            )
-        assert answer.status_code == 200, answer.text
-        assert answer.json()["model"] == name
-        assert answer.json()["pages"] == [page]
-        assert answer.json()["usage_info"] == {"pages_processed": 1}
-        assert answer.json()["usage"]["completion_tokens"] == 2
-        assert answer.json()["id"].startswith("request-")
-        sent = upstream.posted[-1]
-        assert sent.path == "/v1/ocr"
-        assert sent.json == {"model": MODEL, "document": document, "pages": [0, 2, 3, 4]}
-    with box.http as http:
-        assert http.post("/v1/ocr", json={"document": document}).json()["model"] == name
-
-
-def test_a_schema_of_annotations_is_needed_where_they_are_held_to_one(
-    box: Service, upstream: FakeUpstream
-) -> None:
-    name = routed(box, upstream, kind="image-to-text", type="mistral")
-    document = {"type": "document_url", "document_url": "data:application/pdf;base64,AAAA"}
-    held = {"type": "json_schema", "json_schema": {"name": "a"}}
-    with box.http as http:
-        body = {"model": name, "document": document, "bbox_annotation_format": held}
-        answer = http.post("/opengatellm/v1/ocr", json=body)
-    assert answer.status_code == 422, answer.text
-    place = ["body", "bbox_annotation_format", "json_schema", "schema_definition"]
-    assert [wrong["loc"] for wrong in answer.json()["detail"]] == [place]
-    assert upstream.posted == []
-
-
-@pytest.mark.parametrize(
-    "pages", [-1, "a", "3-1", "1-2-3", [0, "x"], "0-999999", [2**70], True, 1.5, "", ["--"]]
-)
-def test_pages_that_are_none_are_refused(box: Service, upstream: FakeUpstream, pages: Any) -> None:
-    name = routed(box, upstream, kind="image-to-text", type="mistral")
-    document = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
-    with box.http as http:
-        answer = http.post("/v1/ocr", json={"model": name, "document": document, "pages": pages})
-    assert answer.status_code == 422, answer.text
-    assert upstream.posted == []
 
 
 def test_what_a_server_says_to_remember_does_not_go_with_the_next_users_request(

@@ -16,6 +16,7 @@ from appliance.api.openai.forwarding.answer import account, own_id
 from appliance.api.openai.forwarding.body import received_fields, with_defaults
 from appliance.api.openai.forwarding.counts import token_count
 from appliance.api.openai.forwarding.target import client_of, headers_for, upstream_of
+from appliance.api.openai.ocr_images import limited_images
 from appliance.api.openai.usage import Meter
 from appliance.gateway.call import ModelCall
 from appliance.gateway.errors import NoModelError, ProviderBusyError
@@ -176,7 +177,12 @@ async def _forwarded(
     )
     said = counts_of(answer)
     account(call, said, 0, await token_count(request, _texts(upstream, answer)))
+    try:
+        pages_shown = limited_images(answer["pages"], body.image_limit, body.image_min_size)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise unavailable(upstream.name, f"answers with images that are none: {error}") from error
     answer |= {
+        "pages": pages_shown,
         "id": own_id(answer),
         "model": raw(body.model or call.router.name),
         "usage": raw(Meter(call, dialect_of(request)).usage()),
