@@ -14,7 +14,7 @@ from pathlib import Path
 
 import appliance
 from appliance.engines.cores import usable_cores
-from tests.benchmarks import embeddings, gateway, generation, speech
+from tests.benchmarks import embeddings, gateway, generation, speech, start
 from tests.benchmarks.environment import ENVIRONMENT, machine, peer_python
 from tests.benchmarks.generation_scenarios import MEMORY_MANY
 from tests.benchmarks.llama_cpp import WAYS, built_tools
@@ -28,6 +28,7 @@ SECTIONS: dict[str, Callable[[Plan], list[Section]]] = {
     "embeddings": lambda plan: [embeddings.run(plan)],
     "speech": lambda plan: [speech.run(plan)],
     "gateway": gateway.run,
+    "start": lambda plan: [start.run(plan)],
 }
 ROUNDS, QUICK_ROUNDS = 5, 2
 

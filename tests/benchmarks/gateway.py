@@ -21,6 +21,8 @@ from tests.benchmarks.section import Plan, Section
 from tests.service import Service, clean_environment, free_port, running_service
 
 LITELLM, DIRECT = "LiteLLM proxy", "without a gateway"
+LITELLM_ALIVE = "/health/liveliness"
+LITELLM_ENVIRONMENT = {"LITELLM_LOCAL_MODEL_COST_MAP": "True"}
 KEY = "sk-bench-0123456789abcdef"
 ENGINE = Path(__file__).parent / "peers" / "trivial_engine.py"
 BODY = {"model": "trivial", "messages": [{"role": "user", "content": "Is this fast?"}], "max_tokens": 16}
@@ -163,6 +165,13 @@ def _route(service: Service, engine: str) -> None:
 @contextmanager
 def _litellm(plan: Plan, engine: str) -> Iterator[tuple[str, str]]:
     """Start LiteLLM's proxy before the engine; yield its URL and version."""
+    command, url = litellm_command(plan, engine)
+    with _process(command, url + LITELLM_ALIVE, **LITELLM_ENVIRONMENT):
+        yield url, litellm_version(plan.python)
+
+
+def litellm_command(plan: Plan, engine: str) -> tuple[list[str], str]:
+    """Return the command that starts LiteLLM's proxy before the engine, and the URL that it will have."""
     config = plan.work / "litellm.json"
     model = {"model": "openai/trivial", "api_base": f"{engine}/v1", "api_key": "none"}
     config.write_text(
@@ -176,15 +185,19 @@ def _litellm(plan: Plan, engine: str) -> Iterator[tuple[str, str]]:
     )
     url = f"http://127.0.0.1:{free_port()}"
     script = plan.python.parent / "litellm"
-    command = [str(script), "--config", str(config), "--host", "127.0.0.1", "--port", url.rpartition(":")[2]]
-    with _process(command, url + "/health/liveliness", LITELLM_LOCAL_MODEL_COST_MAP="True"):
-        shown = subprocess.run(
-            [plan.python, "-c", "import importlib.metadata as m; print('litellm', m.version('litellm'))"],
-            check=True,
-            capture_output=True,
-            text=True,
-        )
-        yield url, shown.stdout.strip()
+    port = url.rpartition(":")[2]
+    return [str(script), "--config", str(config), "--host", "127.0.0.1", "--port", port], url
+
+
+def litellm_version(python: Path) -> str:
+    """Return the name and version of the LiteLLM in the environment of ``python``."""
+    shown = subprocess.run(
+        [python, "-c", "import importlib.metadata as m; print('litellm', m.version('litellm'))"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return shown.stdout.strip()
 
 
 @contextmanager

@@ -22,7 +22,7 @@ def resident_memory(pid: int) -> float:
 
 
 def _sum(field: str, pid: int) -> float:
-    return sum(_bytes(field, process) for process in [pid, *_descendants(pid)]) / MEGABYTE
+    return sum(_bytes(field, process) for process in [pid, *descendants(pid)]) / MEGABYTE
 
 
 def _bytes(field: str, pid: int) -> int:
@@ -31,7 +31,8 @@ def _bytes(field: str, pid: int) -> int:
     return int(found[1]) * 1024 if found else 0
 
 
-def _descendants(pid: int) -> list[int]:
+def descendants(pid: int) -> list[int]:
+    """Return the living processes that ``pid`` and those below it started."""
     parents: dict[int, int] = {}
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit():
