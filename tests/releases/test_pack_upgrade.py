@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from appliance.bundles.packs import export_pack
+from appliance.cli.pack_upgrade import show_packs
+from appliance.config import Settings
 from appliance.packs.store import PackStore
 from appliance.signing.keys import SecretKey, write_public_key
 from appliance.signing.signatures import sign_file
@@ -113,13 +115,17 @@ def bundle(vendor: Vendor, number: int, **changes: object) -> Path:
     return made if made.exists() else vendor.bundle(number, **changes)  # type: ignore[arg-type]
 
 
-def test_a_newer_pack_is_taken_and_gone_back_from(box: Box, vendor: Vendor) -> None:
+def test_a_newer_pack_is_taken_and_gone_back_from(
+    box: Box, vendor: Vendor, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert box.version() == "1"
     said = box.well("upgrade", str(bundle(vendor, 2)))
     assert "0 failed" in said
     assert f"appliance rollback {PACK}" in said
     assert box.version() == "2"
     assert box.hidden() == [f".former-{PACK}"]
+    show_packs(Settings(data_dir=box.service.data_dir))
+    assert f"{PACK} 2, before it 1" in capsys.readouterr().out
     releases = box.service.data_dir.with_name("opt")
     assert not releases.exists()  # a box without releases has packs all the same
     assert "already" in box.well("upgrade", str(bundle(vendor, 2)))

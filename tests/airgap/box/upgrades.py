@@ -97,9 +97,9 @@ def upgraded(proof: Proof) -> str:
     proof.on.appliance(f"upgrade {bundle}")
     proof.require(SECOND, "before the upgrade")
     proof.require_schema(AFTER, BEFORE)
-    version = proof.on.appliance("version").stdout.split()[-1]
-    if version != proof.goods.next.version:
-        raise BoxError(f"the box runs {version}")
+    version, said = proof.goods.next.version, proof.on.appliance("version").stdout
+    if version not in said.split():
+        raise BoxError(f"the box runs {said}")
     proof.on.mark("by the next release")
     refused = proof.refused(f"upgrade {proof.on.carry_bundle(proof.goods.first)}", "older")
     told = f"the copy {on_copy}, the store still at {BEFORE}; then release {SECOND} ({version}), the store at {AFTER}"
@@ -123,6 +123,11 @@ def a_newer_pack(proof: Proof) -> str:
     if " 0 failed" not in said:
         raise BoxError(f"the pack was not tried:\n{said}")
     _require_pack(proof, goods.newer_version)
+    if (
+        f"{PACK} {goods.newer_version}, before it {goods.version}"
+        not in proof.on.appliance("upgrade --status").stdout
+    ):
+        raise BoxError("the status does not name the version to go back to")
     return said.splitlines()[-1]
 
 
