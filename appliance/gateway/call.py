@@ -82,6 +82,8 @@ class ModelCall:
         self._sent: float | None = None
         self._reservation = Reservation(account.user_id)
         self._tokens_admitted = False
+        # What the prompt was taken for, where the provider alone can count it.
+        self._guessed: int | None = None
         self._refused = False
         self._broken: int | None = None
         self._closed = False
@@ -100,13 +102,17 @@ class ModelCall:
             return {}
         return self._context.limiter.headers(self.account.user_id, self.router.id, self._limits)
 
-    def reserve(self, prompt_tokens: int, wanted: int = 0, sequences: int = 1) -> int:
+    def reserve(
+        self, prompt_tokens: int, wanted: int = 0, sequences: int = 1, *, guessed: bool = False
+    ) -> int:
         """Count the prompt against the limits, and reserve budget for it and ``sequences`` completions.
 
+        Where the prompt is ``guessed``, budget is reserved for the most that the provider may count it as.
         Returns how many of the ``wanted`` tokens each completion may have. May be called again, when another
         provider counts otherwise. Raises LimitExceededError, InsufficientBudgetError.
         """
         self.prompt_tokens = prompt_tokens
+        self._guessed = prompt_tokens if guessed else None
         if self.exempt:
             return wanted
         if prompt_tokens and not self._tokens_admitted:
@@ -124,6 +130,8 @@ class ModelCall:
         budget = self._context.budget(self.account.user_id)
         if budget is None:
             return wanted
+        if guessed and self.provider is not None:
+            prompt_tokens = self._context.states.prompts(self.provider).most(prompt_tokens)
         return self._context.ledger.reserve(
             self._reservation, budget, prices, (prompt_tokens, wanted), sequences
         )
@@ -196,6 +204,8 @@ class ModelCall:
             return
         if status >= 400:
             self.prompt_tokens = self.completion_tokens = 0
+        elif self._guessed is not None:
+            self._context.states.prompts(self.provider).learn(self._guessed, self.prompt_tokens)
         latency = time.monotonic() - self._started
         status = self._broken or status
         self._context.record(self._record(self.provider, status, latency), self.exempt)

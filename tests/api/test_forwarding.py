@@ -9,7 +9,9 @@ import os
 import struct
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -378,15 +380,36 @@ def test_what_a_server_says_to_remember_does_not_go_with_the_next_users_request(
 def test_the_budget_shortens_what_is_asked_of_the_upstream(box: Service, upstream: FakeUpstream) -> None:
     router, name = make_router(box, cost_prompt_tokens=1.0, cost_completion_tokens=10.0)
     add_provider(box, router, upstream.base_url)
-    person = make_person(box, make_role(box), budget=0.0011)  # 4 tokens of prompt leave 109
+    person = make_person(box, make_role(box), budget=0.0011)
     with person.http as http:
         body: dict[str, Any] = {"model": name, "messages": [{"role": "user", "content": "Count to three."}]}
         answer = http.post("/v1/chat/completions", json=body)
         assert answer.status_code == 200, answer.text
-        assert upstream.posted[-1].json["max_tokens"] == 109
+        # 1,100 millionths, less 4 tokens of prompt and the 64 that a template may add.
+        assert upstream.posted[-1].json["max_tokens"] == 103
         http.post("/v1/chat/completions", json={**body, "max_tokens": 5})
         assert upstream.posted[-1].json["max_tokens"] == 5
         assert answer.json()["usage"]["cost"] == pytest.approx(11e-6 + 30e-6)
+
+
+def test_a_budget_for_fifty_is_not_overspent_where_the_upstream_counts_more_than_was_guessed(
+    box: Service, upstream: FakeUpstream
+) -> None:
+    counted = usage(41, 4)
+    upstream.script = lambda exchange: exchange.answer({**chat_answer(), "usage": counted})
+    router, name = make_router(box, cost_prompt_tokens=1000.0, cost_completion_tokens=2000.0)
+    add_provider(box, router, upstream.base_url)
+    one = 41e-3 + 8e-3
+    person = make_person(box, make_role(box), budget=round(50 * one, 6))
+    body = {"model": name, "messages": [{"role": "user", "content": "Count to three."}], "max_tokens": 4}
+    with person.http as http, ThreadPoolExecutor(40) as pool:
+        answers = list(pool.map(lambda _: http.post("/v1/chat/completions", json=body), range(200)))
+        left = http.get("/v1/me/info").json()["budget"]
+    spent = sum(each.json()["usage"]["cost"] for each in answers if each.status_code == 200)
+    assert set(Counter(each.status_code for each in answers)) == {200, 429}
+    assert spent <= 50 * one + 1e-9
+    assert left == pytest.approx(50 * one - spent)
+    assert spent >= 45 * one, "and nearly all of it can be spent"
 
 
 def test_a_spent_budget_reaches_no_upstream(box: Service, upstream: FakeUpstream) -> None:

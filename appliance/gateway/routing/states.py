@@ -17,6 +17,7 @@ from appliance.config import Settings
 from appliance.errors import ApplianceError
 from appliance.gateway.errors import ProviderBusyError, UpstreamUnavailableError
 from appliance.gateway.routing.breaker import Breaker
+from appliance.gateway.routing.prompt_estimates import PromptEstimate
 from appliance.gateway.routing.records import Provider, Router
 from appliance.gateway.routing.samples import Sample, Samples
 
@@ -50,12 +51,13 @@ class ProviderSnapshot(msgspec.Struct, frozen=True, kw_only=True):
 class _State:
     """One provider's."""
 
-    __slots__ = ("breaker", "heard_at", "in_flight", "samples")
+    __slots__ = ("breaker", "heard_at", "in_flight", "prompts", "samples")
 
     def __init__(self) -> None:
         self.in_flight = 0
         self.samples = Samples()
         self.breaker = Breaker()
+        self.prompts = PromptEstimate()
         # When it last answered or failed; a provider that is new has not.
         self.heard_at = -math.inf
 
@@ -140,6 +142,10 @@ class ProviderStates:
     def silent_seconds(self, provider: Provider) -> float:
         """Return how long ago a provider was last heard of, infinity when it never was."""
         return self._clock() - self._state(provider.id).heard_at
+
+    def prompts(self, provider: Provider) -> PromptEstimate:
+        """Return what is known of how a provider counts prompts."""
+        return self._state(provider.id).prompts
 
     def snapshot(self) -> dict[int, ProviderSnapshot]:
         """Return what is known of each provider that was asked for anything, by id."""

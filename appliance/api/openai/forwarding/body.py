@@ -132,7 +132,7 @@ def reserve(
     elif named is not None and provider.max_context_length is None:
         most = min(named, MOST_TOKENS)
     wanted = max(1, min(most if named is None else named, most))
-    allowed = call.reserve(prompt_tokens, wanted, asked.sequences)
+    allowed = call.reserve(prompt_tokens, wanted, asked.sequences, guessed=True)
     # Of unknown length by request and model: only what was reserved may be spent.
     unbounded = named is None and provider.max_context_length is None and call.reserved
     if allowed >= wanted and not unbounded:

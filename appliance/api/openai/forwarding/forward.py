@@ -130,7 +130,7 @@ async def _embeddings(
     fields = await received_fields(request)
     asked = await decoded(await request.body(), _EmbeddingAsked)
     texts, ids = flat_texts(asked.input)
-    call.reserve(ids + await token_count(request, texts))
+    call.reserve(ids + await token_count(request, texts), guessed=True)
     if dialect_of(request).forward_defaults:
         fields = with_defaults(fields, EMBEDDING_DEFAULTS)
     as_base64 = upstream.type == "albert" and asked.encoding_format == "base64"

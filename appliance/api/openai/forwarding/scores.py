@@ -23,7 +23,7 @@ async def forwarded_scores(
     path(upstream, "rerank")  # before anything is counted
     # The query is read once with each text.
     read = await token_count(request, texts) + len(texts) * await token_count(request, [query])
-    call.reserve(read)
+    call.reserve(read, guessed=True)
     headers = headers_for(request, upstream)
     scored = await until_disconnect(request, scores(client_of(request), upstream, query, texts, headers))
     call.prompt_tokens = scored.prompt_tokens or read
