@@ -13,6 +13,7 @@ from litestar.exceptions import NotFoundException
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import Components, SecurityScheme
+from litestar.params import FromPath
 from litestar.routes import BaseRoute
 from litestar.types import ControllerRouterHandler
 
@@ -113,7 +114,7 @@ async def documentation_start() -> Response[str]:
 
 
 @get(ASSETS_PATH + "/{name:str}", include_in_schema=False, access="public")
-async def documentation_asset(name: str) -> Response[bytes]:
+async def documentation_asset(name: FromPath[str]) -> Response[bytes]:
     """Answer one of the page's assets."""
     if name not in ASSETS:
         raise NotFoundException("Not Found")

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 from litestar import Request, Response, delete, get, post
 from litestar.datastructures import State
+from litestar.params import FromPath
 
 from appliance.accounts.issued_keys import COLUMNS, NAME_LENGTH, IssuedKey
 from appliance.api.admin.tokens import issued_keys
@@ -45,20 +46,20 @@ async def list_keys(request: Request[Any, Any, State]) -> Response[bytes]:
 
 
 @get("/me/keys/{key:str}", operation_id="getKey", tags=["Me"], access="key")
-async def get_key(request: Request[Any, Any, State], key: str) -> Response[bytes]:
+async def get_key(request: Request[Any, Any, State], key: FromPath[str]) -> Response[bytes]:
     """Describe one of one's own keys."""
     return json_answer(_shown(await issued_keys(request).get(identifier("key", key), owner_of(request))))
 
 
 @delete("/me/keys/{key:str}", operation_id="deleteKey", tags=["Me"], access="key")
-async def delete_key(request: Request[Any, Any, State], key: str) -> Response[None]:
+async def delete_key(request: Request[Any, Any, State], key: FromPath[str]) -> Response[None]:
     """Delete one of one's own keys."""
     await issued_keys(request).delete(actor_of(request), identifier("key", key), owner_of(request))
     return no_content()
 
 
 @post("/me/keys/{key:str}/regenerate", operation_id="regenerateKey", tags=["Me"], access="key")
-async def regenerate_key(request: Request[Any, Any, State], key: str) -> Response[bytes]:
+async def regenerate_key(request: Request[Any, Any, State], key: FromPath[str]) -> Response[bytes]:
     """Replace the text of one of one's own keys; its name, rights and expiry stay."""
     key_id = identifier("key", key)
     made = await issued_keys(request).regenerate(actor_of(request), key_id, owner_of(request))

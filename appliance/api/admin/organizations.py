@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 from litestar import Request, Response, delete, get, patch, post
 from litestar.datastructures import State
+from litestar.params import FromPath
 
 from appliance.accounts.organizations import COLUMNS, Organization, Organizations
 from appliance.api.answers import created, json_answer, listed, no_content
@@ -47,7 +48,7 @@ async def list_organizations(request: Request[Any, Any, State]) -> Response[byte
 @get(
     "/admin/organizations/{organization:str}", operation_id="getOrganization", tags=["Admin"], access="admin"
 )
-async def get_organization(request: Request[Any, Any, State], organization: str) -> Response[bytes]:
+async def get_organization(request: Request[Any, Any, State], organization: FromPath[str]) -> Response[bytes]:
     """Describe an organization."""
     found = await _organizations(request).get(identifier("organization", organization))
     return json_answer(_shown(found))
@@ -59,7 +60,9 @@ async def get_organization(request: Request[Any, Any, State], organization: str)
     tags=["Admin"],
     access="admin",
 )
-async def update_organization(request: Request[Any, Any, State], organization: str) -> Response[None]:
+async def update_organization(
+    request: Request[Any, Any, State], organization: FromPath[str]
+) -> Response[None]:
     """Rename an organization."""
     body = await read_json(request, OrganizationChange)
     name = None if body.name is None else trimmed("name", body.name)
@@ -75,7 +78,9 @@ async def update_organization(request: Request[Any, Any, State], organization: s
     tags=["Admin"],
     access="admin",
 )
-async def delete_organization(request: Request[Any, Any, State], organization: str) -> Response[None]:
+async def delete_organization(
+    request: Request[Any, Any, State], organization: FromPath[str]
+) -> Response[None]:
     """Remove an organization without users."""
     await _organizations(request).delete(actor_of(request), identifier("organization", organization))
     return no_content()

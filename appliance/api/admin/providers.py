@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from litestar import Request, Response, delete, get, patch, post
 from litestar.datastructures import State
+from litestar.params import FromPath
 
 from appliance.api.admin.routers import DENIED, box_owner
 from appliance.api.answers import created, json_answer, listed, no_content
@@ -138,14 +139,14 @@ async def list_providers(request: Request[Any, Any, State]) -> Response[bytes]:
 
 
 @get("/admin/providers/{provider_id:str}", operation_id="getProvider", tags=["Admin"], access="admin")
-async def get_provider(request: Request[Any, Any, State], provider_id: str) -> Response[bytes]:
+async def get_provider(request: Request[Any, Any, State], provider_id: FromPath[str]) -> Response[bytes]:
     """Describe a provider."""
     found = _found(request, identifier("provider_id", provider_id))
     return json_answer(await _described(request, *found))
 
 
 @patch("/admin/providers/{provider_id:str}", operation_id="updateProvider", tags=["Admin"], access="admin")
-async def update_provider(request: Request[Any, Any, State], provider_id: str) -> Response[None]:
+async def update_provider(request: Request[Any, Any, State], provider_id: FromPath[str]) -> Response[None]:
     """Change a provider, or move it to another router."""
     own = dialect_of(request).own_provider_types
     body = await read_json(request, ChangedProvider if own else ChangedPublishedProvider)
@@ -173,7 +174,7 @@ async def update_provider(request: Request[Any, Any, State], provider_id: str) -
     access="admin",
     denied=DENIED,
 )
-async def delete_provider(request: Request[Any, Any, State], provider_id: str) -> Response[bytes]:
+async def delete_provider(request: Request[Any, Any, State], provider_id: FromPath[str]) -> Response[bytes]:
     """Remove a provider, and return it."""
     number = path_number("provider_id", provider_id)
     shown = await _described(request, *_found(request, number, f"Model provider {number} not found."))

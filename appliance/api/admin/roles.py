@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import msgspec
 from litestar import Request, Response, delete, get, patch, post
 from litestar.datastructures import State
+from litestar.params import FromPath
 
 from appliance.accounts.permissions import Permission
 from appliance.accounts.roles import COLUMNS, Role, RoleChange, Roles, RouterLimit
@@ -84,13 +85,13 @@ async def list_roles(request: Request[Any, Any, State]) -> Response[bytes]:
 
 
 @get("/admin/roles/{role:str}", operation_id="getRole", tags=["Admin"], access="admin")
-async def get_role(request: Request[Any, Any, State], role: str) -> Response[bytes]:
+async def get_role(request: Request[Any, Any, State], role: FromPath[str]) -> Response[bytes]:
     """Describe a role."""
     return json_answer(_shown(request, await _roles(request).get(identifier("role", role))))
 
 
 @patch("/admin/roles/{role:str}", operation_id="updateRole", tags=["Admin"], access="admin")
-async def update_role(request: Request[Any, Any, State], role: str) -> Response[None]:
+async def update_role(request: Request[Any, Any, State], role: FromPath[str]) -> Response[None]:
     """Change a role; what it allows counts for the next request of each of its users."""
     role_id = identifier("role", role)
     body = await read_json(
@@ -105,7 +106,7 @@ async def update_role(request: Request[Any, Any, State], role: str) -> Response[
 
 
 @delete("/admin/roles/{role:str}", operation_id="deleteRole", tags=["Admin"], access="admin")
-async def delete_role(request: Request[Any, Any, State], role: str) -> Response[None]:
+async def delete_role(request: Request[Any, Any, State], role: FromPath[str]) -> Response[None]:
     """Remove a role that no user has."""
     await _roles(request).delete(actor_of(request), identifier("role", role))
     await request.app.state.gateway.reload()

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import msgspec
 from litestar import Request, Response, delete, get, patch, post
 from litestar.datastructures import State
+from litestar.params import FromPath
 
 from appliance.api.answers import created, json_answer, listed, no_content
 from appliance.api.authentication import account_of, actor_of
@@ -105,14 +106,14 @@ async def list_routers(request: Request[Any, Any, State]) -> Response[bytes]:
     access="admin",
     denied=DENIED,
 )
-async def get_router(request: Request[Any, Any, State], router_id: str) -> Response[bytes]:
+async def get_router(request: Request[Any, Any, State], router_id: FromPath[str]) -> Response[bytes]:
     """Describe a router."""
     router = _found(request, path_number("router_id", router_id))
     return json_answer(_shown(router, await box_owner(request)))
 
 
 @patch("/admin/routers/{router_id:str}", operation_id="updateRouter", tags=["Admin"], access="admin")
-async def update_router(request: Request[Any, Any, State], router_id: str) -> Response[None]:
+async def update_router(request: Request[Any, Any, State], router_id: FromPath[str]) -> Response[None]:
     """Change a router's name, aliases, type, strategy or prices."""
     body = await read_json(request, ChangedRouter)
     change = RouterChange(
@@ -136,7 +137,7 @@ async def update_router(request: Request[Any, Any, State], router_id: str) -> Re
     access="admin",
     denied=DENIED,
 )
-async def delete_router(request: Request[Any, Any, State], router_id: str) -> Response[bytes]:
+async def delete_router(request: Request[Any, Any, State], router_id: FromPath[str]) -> Response[bytes]:
     """Remove a router with its providers, and return it."""
     router = _found(request, path_number("router_id", router_id))
     owner = await box_owner(request)

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 from litestar import Request, Response, delete, get, post
 from litestar.datastructures import State
+from litestar.params import FromPath
 
 from appliance.accounts.issued_keys import COLUMNS, NAME_LENGTH, IssuedKey, IssuedKeys
 from appliance.api.answers import created, json_answer, listed, no_content
@@ -42,13 +43,13 @@ async def list_tokens(request: Request[Any, Any, State]) -> Response[bytes]:
 
 
 @get("/admin/tokens/{token:str}", operation_id="getToken", tags=["Admin"], access="admin")
-async def get_token(request: Request[Any, Any, State], token: str) -> Response[bytes]:
+async def get_token(request: Request[Any, Any, State], token: FromPath[str]) -> Response[bytes]:
     """Describe a key."""
     return json_answer(_shown(await issued_keys(request).get(identifier("token", token))))
 
 
 @delete("/admin/tokens/{token:str}", operation_id="deleteToken", tags=["Admin"], access="admin")
-async def delete_token(request: Request[Any, Any, State], token: str) -> Response[None]:
+async def delete_token(request: Request[Any, Any, State], token: FromPath[str]) -> Response[None]:
     """Delete a key; ``user``, when given, must be its owner."""
     user = optional_query_id(request, "user")
     await issued_keys(request).delete(actor_of(request), identifier("token", token), user)
@@ -56,7 +57,7 @@ async def delete_token(request: Request[Any, Any, State], token: str) -> Respons
 
 
 @post("/admin/tokens/{token:str}/regenerate", operation_id="regenerateToken", tags=["Admin"], access="admin")
-async def regenerate_token(request: Request[Any, Any, State], token: str) -> Response[bytes]:
+async def regenerate_token(request: Request[Any, Any, State], token: FromPath[str]) -> Response[bytes]:
     """Replace a key's text; its name, rights and expiry stay."""
     made = await issued_keys(request).regenerate(actor_of(request), identifier("token", token))
     return json_answer({"id": made.id, "token": made.key, "key": made.key})

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import msgspec
 from litestar import Request, Response, delete, get, patch, post
 from litestar.datastructures import State
+from litestar.params import FromPath
 
 from appliance.accounts.users import (
     COLUMNS,
@@ -89,7 +90,7 @@ async def list_users(request: Request[Any, Any, State]) -> Response[bytes]:
 
 
 @get("/admin/users/{user:str}", operation_id="getUser", tags=["Admin"], access="admin")
-async def get_user(request: Request[Any, Any, State], user: str) -> Response[bytes]:
+async def get_user(request: Request[Any, Any, State], user: FromPath[str]) -> Response[bytes]:
     """Describe a user."""
     user_id = identifier("user", user)
     await _spent(request)
@@ -97,7 +98,7 @@ async def get_user(request: Request[Any, Any, State], user: str) -> Response[byt
 
 
 @patch("/admin/users/{user:str}", operation_id="updateUser", tags=["Admin"], access="admin")
-async def update_user(request: Request[Any, Any, State], user: str) -> Response[None]:
+async def update_user(request: Request[Any, Any, State], user: FromPath[str]) -> Response[None]:
     """Change a user: without them, organization, budget and expiry are taken away."""
     user_id = identifier("user", user)
     body = await read_json(request, UserUpdate)
@@ -121,7 +122,7 @@ async def update_user(request: Request[Any, Any, State], user: str) -> Response[
 
 
 @delete("/admin/users/{user:str}", operation_id="deleteUser", tags=["Admin"], access="admin")
-async def delete_user(request: Request[Any, Any, State], user: str) -> Response[None]:
+async def delete_user(request: Request[Any, Any, State], user: FromPath[str]) -> Response[None]:
     """Remove a user with its keys, routers and providers."""
     user_id = identifier("user", user)
     # Records that are not in the store yet would name the user afterwards.

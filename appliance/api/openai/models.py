@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 from litestar import Request, Response, get
 from litestar.datastructures import State
+from litestar.params import FromPath
 
 from appliance.api.authentication import account_of
 from appliance.api.dialect import Dialect
@@ -33,7 +34,7 @@ async def list_models(request: Request[Any, Any, State]) -> Response[bytes]:
 
 
 @get("/models/{model_id:path}", operation_id="getModel", tags=["Models"], access="key", newer=True)
-async def get_model(request: Request[Any, Any, State], model_id: str) -> Response[bytes]:
+async def get_model(request: Request[Any, Any, State], model_id: FromPath[str]) -> Response[bytes]:
     """Describe one model, by its name or an alias."""
     gateway: Gateway = request.app.state.gateway
     dialect = dialect_of(request)

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 from litestar import Request, Response, get, post
 from litestar.datastructures import State
+from litestar.params import FromQuery
 
 from appliance.api.authentication import account_of
 from appliance.api.body import read_json
@@ -98,7 +99,9 @@ async def detokenize(request: Request[Any, Any, State]) -> Response[bytes]:
 
 
 @get("/tokenizer_info", operation_id="tokenizerInfo", tags=["Tokenizer"], access="key")
-async def tokenizer_info(request: Request[Any, Any, State], model: str | None = None) -> Response[bytes]:
+async def tokenizer_info(
+    request: Request[Any, Any, State], model: FromQuery[str | None] = None
+) -> Response[bytes]:
     """Describe the tokenizer: its special tokens and the chat template."""
     engine = _engine(request, model)
     answer = TokenizerInfo(
