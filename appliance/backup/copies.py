@@ -52,7 +52,7 @@ def require_known_schema(manifest: BackupManifest) -> None:
     """Raise BackupError for the backup of a newer program."""
     if manifest.schema_version > len(MIGRATIONS):
         raise BackupError(
-            f"the backup was made by a newer release ({manifest.version}, schema {manifest.schema_version}; "
+            f"the backup was made by a newer release ({manifest.version}, for schema {manifest.schema_version}; "
             f"this one knows up to {len(MIGRATIONS)}): install that release first"
         )
 

@@ -34,6 +34,7 @@ from appliance.packs.errors import PackError
 from appliance.packs.manifest import MANIFEST_NAME
 from appliance.packs.store import PackStore
 from appliance.storage.database import Database
+from appliance.storage.migrations import versions
 from appliance.storage.sqlite import connect, sqlite, wrap
 
 log = logging.getLogger(__name__)
@@ -154,7 +155,8 @@ def gather(source: Source, work: Path, name: str, created: int, *, secret: bool)
     connection = connect(work / STORE, read_only=True)
     try:
         store = wrap(connection)
-        schema, last = int(store.execute("PRAGMA user_version").fetchone()[0]), head(store).text
+        # Not the store's own: what a newer release left open to older ones, they must be able to restore.
+        schema, last = versions(store)[1], head(store).text
     except sqlite.Error as error:
         raise BackupError(f"the copy of {STORE} cannot be read: {error}", status=500) from error
     finally:

@@ -62,7 +62,9 @@ def _drill(
     own = read_secret(settings.secret_path)
     restored = restore_folder(box, file, identities)
     manifest = restored.manifest
-    report(f"restored: {len(manifest.files)} files, schema {manifest.schema_version}, every hash right")
+    report(
+        f"restored: {len(manifest.files)} files, for schema {manifest.schema_version} on, every hash right"
+    )
     secret = read_secret(box / "secret.key")
     if secret is None:
         if own is None:

@@ -59,7 +59,8 @@ class BackedUpPack(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 class BackupManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything about a backup. ``created`` is UTC milliseconds, ``version`` the program's.
 
-    ``schema_version`` is that of ``appliance.db``, ``audit_head`` the last line of its audit log (LINE:MAC).
+    ``schema_version`` is the oldest schema whose programs may open ``appliance.db``, ``audit_head`` the last line of
+    its audit log (LINE:MAC).
     """
 
     schema: Literal[1] = 1

@@ -157,7 +157,7 @@ def test_the_backup_of_a_newer_release_is_refused_before_anything_is_written(
     data = packed([("MANIFEST.json", encode(newer)), *files.items()])
     target = tmp_path / "target"
     target.mkdir()
-    with pytest.raises(BackupError, match=r"newer release \(9.0, schema 999"):
+    with pytest.raises(BackupError, match=r"newer release \(9.0, for schema 999"):
         unpack(io.BytesIO(data), [new_identity()], target)
     assert list(target.iterdir()) == []
 

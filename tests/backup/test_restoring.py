@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import sqlite_utils
 
 from appliance.accounts.secret import derive
 from appliance.audit.chain import parse_head
@@ -20,6 +21,8 @@ from appliance.backup.swap import swap
 from appliance.config import Settings
 from appliance.control.errors import ControlError
 from appliance.control.stores import exclusive_lock
+from appliance.storage.database import Database
+from appliance.storage.migrations import MIGRATIONS, open_to
 from tests.backup.sample import CONFIGURATION, add_line, backup, box, lines
 
 OPERATOR = new_identity()
@@ -184,3 +187,39 @@ def test_into_a_folder(home: Path, tmp_path: Path) -> None:
     with pytest.raises(BackupError):
         restore_folder(tmp_path / "none", io.BytesIO((home / "sealed").read_bytes()[:-1]), [OPERATOR])
     assert sorted(each.name for each in tmp_path.iterdir()) == ["empty", "home", "target"]
+
+
+@open_to(len(MIGRATIONS))
+def _adds(database: sqlite_utils.Database) -> None:
+    database.execute("CREATE TABLE later (name TEXT PRIMARY KEY) STRICT")
+
+
+def _changes(database: sqlite_utils.Database) -> None:
+    database.execute("CREATE TABLE much_later (name TEXT PRIMARY KEY) STRICT")
+
+
+def test_after_a_rollback_a_box_restores_its_own_backups(tmp_path: Path) -> None:
+    """The newer release has migrated the store, and left it open to this program, which backs it up."""
+    with box(tmp_path):
+        pass
+    Database.open(tmp_path / "data" / "appliance.db", (*MIGRATIONS, _adds)).close()
+    with box(tmp_path) as source:
+        add_line(source.writers[0], source.secret, "after the rollback")
+        made = backup(source)
+        (tmp_path / "plain").write_bytes(Path(made.path).read_bytes())
+    restored = restore(tmp_path, "plain")
+    assert restored.manifest.schema_version == len(MIGRATIONS)
+    assert "after the rollback" in lines(tmp_path / "data" / "appliance.db")
+
+
+def test_a_backup_of_a_store_that_only_newer_programs_open_is_refused(tmp_path: Path) -> None:
+    with box(tmp_path) as source:
+        settings = Settings(data_dir=source.data_dir)
+    newer = Database.open(settings.database_path, (*MIGRATIONS, _adds, _changes))
+    try:
+        made = backup(msgspec.structs.replace(source, writers=[newer]))
+    finally:
+        newer.close()
+    (tmp_path / "plain").write_bytes(Path(made.path).read_bytes())
+    with pytest.raises(BackupError, match="newer release"):
+        restore(tmp_path, "plain")
