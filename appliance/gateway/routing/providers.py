@@ -12,27 +12,14 @@ from appliance.audit.log import Actor, AuditLog
 from appliance.clock import now_ms
 from appliance.gateway.routing.errors import RoutingError
 from appliance.gateway.routing.pairing import MOVES
-from appliance.gateway.routing.records import ModelType, ProviderType, QosMetric
+from appliance.gateway.routing.records import ModelType, ProviderTraits, QosMetric
 from appliance.storage.database import Database
 
 
-class ProviderSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """A provider to be made; what the fields hold is said at ``records.Provider``. ``key`` is clear text."""
+class ProviderSpec(ProviderTraits, frozen=True, kw_only=True):
+    """A provider to be made; ``key`` is clear text."""
 
-    router_id: int
-    user_id: int | None
-    type: ProviderType
-    url: str | None
     key: str | None
-    timeout: int
-    model_name: str
-    hosting_zone: str
-    total_params: float
-    active_params: float
-    qos_metric: QosMetric | None
-    qos_limit: float | None
-    max_context_length: int | None
-    vector_size: int | None
 
 
 class ProviderChange(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,7 +35,7 @@ class ProviderChange(msgspec.Struct, frozen=True, kw_only=True):
 
 
 # The columns of a new provider, in the order of the fields that they have the names of.
-_COLUMNS = tuple(name for name in ProviderSpec.__struct_fields__ if name != "key")
+_COLUMNS = ProviderTraits.__struct_fields__
 
 
 class Providers:

@@ -32,19 +32,17 @@ MODEL_TYPES: dict[Task, ModelType] = {
 }
 
 
-class Provider(msgspec.Struct, frozen=True, kw_only=True):
-    """One engine behind a router: a pack on this box, or an upstream server.
+class ProviderTraits(msgspec.Struct, frozen=True, kw_only=True):
+    """What is said of a provider when it is made, and kept.
 
     ``model_name`` is the pack's name or the model's at the upstream, ``timeout`` seconds,
     ``total_params`` and ``active_params`` billions, ``user_id`` None when the box itself owns it.
     """
 
-    id: int
     router_id: int
     user_id: int | None
     type: ProviderType
     url: str | None
-    sealed_key: bytes | None
     timeout: int
     model_name: str
     hosting_zone: str
@@ -54,6 +52,13 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     qos_limit: float | None
     max_context_length: int | None
     vector_size: int | None
+
+
+class Provider(ProviderTraits, frozen=True, kw_only=True):
+    """One engine behind a router: a pack on this box, or an upstream server."""
+
+    id: int
+    sealed_key: bytes | None
     created_at: int
     updated_at: int | None
 
