@@ -51,19 +51,24 @@ def identifier(name: str, text: str) -> int:
 
 def path_number(name: str, text: str) -> int:
     """Return the whole number in a path, however large."""
+    return written_number("path", name, text)
+
+
+def written_number(place: str, name: str, text: str) -> int:
+    """Return the whole number that the parameter ``name`` of the "path" or the "query" is written as."""
     try:
-        return whole_number(text)
+        return _whole_number(text)
     except ValueError:
         raise wrong_field(
             name,
             "Input should be a valid integer, unable to parse string as an integer",
             "int_parsing",
-            place="path",
+            place=place,
             input=shown_input(text),
         ) from None
 
 
-def whole_number(text: str) -> int:
+def _whole_number(text: str) -> int:
     """Return the integer that a path or a query has, also with zeros behind the point.
 
     Raises ValueError for anything else, and beyond LONGEST_NUMBER characters.

@@ -9,7 +9,7 @@ import msgspec
 from litestar import Request
 
 from appliance.api.field_errors import FieldError, UnprocessableError, wrong_field
-from appliance.api.fields import LARGEST, row_id, whole_number
+from appliance.api.fields import LARGEST, row_id, written_number
 from appliance.api.validation import listed, shown_input
 
 DEFAULT_LIMIT, LARGEST_LIMIT = 10, 100
@@ -90,16 +90,7 @@ def optional_query_id(request: Request[Any, Any, Any], name: str) -> int | None:
 
 
 def _checked(name: str, text: str, least: int, most: int) -> int:
-    try:
-        number = whole_number(text)
-    except ValueError:
-        raise wrong_field(
-            name,
-            "Input should be a valid integer, unable to parse string as an integer",
-            "int_parsing",
-            place="query",
-            input=shown_input(text),
-        ) from None
+    number = written_number("query", name, text)
     if number < least:
         message = f"Input should be greater than or equal to {least}"
         raise wrong_field(
