@@ -8,7 +8,7 @@ import secrets
 import shutil
 from pathlib import Path
 
-from appliance.packs.disk import remove, replace
+from appliance.disk import remove, replace
 from appliance.packs.lock import hold
 from appliance.packs.manifest import MANIFEST_NAME, Manifest
 from appliance.packs.meter import Meter

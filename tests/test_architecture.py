@@ -25,7 +25,7 @@ LAYERS = (
     {"packs", "audit"},
     {"workers", "storage", "network", "signing", "service", "tls"},
     {"config"},
-    {"errors", "clock", "frozen", "__init__"},
+    {"errors", "clock", "disk", "frozen", "__init__"},
 )
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 

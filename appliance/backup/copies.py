@@ -16,7 +16,7 @@ from appliance.backup.errors import BackupError
 from appliance.backup.keys import Identity
 from appliance.backup.manifest import STORE, BackupFile, BackupManifest
 from appliance.backup.snapshot import check_store
-from appliance.packs.disk import sync_directory
+from appliance.disk import sync_directory
 from appliance.storage.migrations import MIGRATIONS
 from appliance.storage.sqlite import connect, sqlite, wrap
 

@@ -29,7 +29,7 @@ from appliance.backup.manifest import (
 from appliance.backup.shelf import Shelf, new_name
 from appliance.backup.snapshot import check_store, snapshot, stores_in
 from appliance.clock import now_ms
-from appliance.packs.disk import free_bytes, remove
+from appliance.disk import free_bytes, remove
 from appliance.packs.errors import PackError
 from appliance.packs.manifest import MANIFEST_NAME
 from appliance.packs.store import PackStore

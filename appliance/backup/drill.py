@@ -20,7 +20,7 @@ from appliance.backup.restoring import RESTORED_CONFIGURATION, restore_folder
 from appliance.backup.trial import Trial, booted
 from appliance.clock import now_ms
 from appliance.config import ConfigError, Settings, load_settings
-from appliance.packs.disk import remove
+from appliance.disk import remove
 from appliance.packs.manifest import Manifest
 from appliance.packs.store import PackStore
 from appliance.storage.database import Database

@@ -10,7 +10,7 @@ import msgspec
 
 from appliance.backup.shelf import Shelf
 from appliance.config import Settings
-from appliance.packs.disk import sync_directory
+from appliance.disk import sync_directory
 
 
 class DrillRecord(msgspec.Struct, frozen=True, kw_only=True):

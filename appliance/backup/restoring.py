@@ -21,7 +21,7 @@ from appliance.backup.keys import Identity
 from appliance.backup.manifest import CONFIGURATION, SECRET, STORE, BackupManifest
 from appliance.backup.swap import acting_as_owner, carry_over, settle, staging, swap
 from appliance.config import Settings
-from appliance.packs.disk import free_bytes, sync_directory
+from appliance.disk import free_bytes, sync_directory
 from appliance.packs.manifest import MANIFEST_NAME
 from appliance.storage.database import Database
 from appliance.storage.migrations import MIGRATIONS

@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from appliance.backup.errors import BackupError, refusal
-from appliance.packs.disk import remove, sync_directory
+from appliance.disk import remove, sync_directory
 from appliance.packs.lock import hold_if_free
 
 SUFFIX, ENCRYPTED_SUFFIX = ".tar.zst", ".tar.zst.age"

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from appliance.backup.errors import BackupError
 from appliance.backup.manifest import COLLECTIONS, STORE
-from appliance.packs.disk import exchange, remove, sync_directory
+from appliance.disk import exchange, remove, sync_directory
 
 MARK = ".restoring"
 # What belongs to the stores that are replaced, or to a process that ran over them.

@@ -23,13 +23,12 @@ from appliance.bundles.manifest import (
     Entry,
     parse_manifest,
 )
-from appliance.packs.disk import free_bytes
+from appliance.disk import free_bytes, sync_directory
 from appliance.packs.errors import PackCancelledError, PackError
 from appliance.packs.frame import FrameReader
 from appliance.packs.meter import Progress
 from appliance.packs.staging import open_plain
 from appliance.packs.tar import BLOCK, END, MAX_END, Member, padding, read_header
-from appliance.signing.files import sync_folder
 from appliance.signing.trust import Verified
 
 CHUNK = 1 << 20
@@ -138,7 +137,7 @@ class Extraction:
     def sync(self) -> None:
         """Put all names on disk."""
         for folder in (*self._folders, self._directory.parent):
-            sync_folder(folder)
+            sync_directory(folder)
 
     def _make(self, folder: Path) -> None:
         if folder in self._folders:

@@ -12,11 +12,11 @@ import zstandard
 
 from appliance.bundles.errors import BundleError
 from appliance.bundles.manifest import MANIFEST_NAME, BundleManifest, Entry, encode_manifest, parse_manifest
+from appliance.disk import sync_directory
 from appliance.packs.errors import PackError
 from appliance.packs.meter import Progress
 from appliance.packs.staging import open_plain
 from appliance.packs.tar import END, Member, padding, write_header
-from appliance.signing.files import sync_folder
 
 CHUNK = 1 << 20
 # Weights hardly shrink further at higher levels; a program's tree does, and readers need no more memory.
@@ -49,7 +49,7 @@ def write_bundle(
             file.flush()
             os.fsync(file.fileno())
         temporary.rename(target)
-        sync_folder(target.parent)
+        sync_directory(target.parent)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):

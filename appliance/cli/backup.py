@@ -40,8 +40,8 @@ from appliance.config import Settings
 from appliance.control.client import run_command
 from appliance.control.errors import ControlError
 from appliance.control.stores import exclusive_lock
+from appliance.disk import sync_directory
 from appliance.errors import ApplianceError
-from appliance.packs.disk import sync_directory
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
 identity_option = click.option(

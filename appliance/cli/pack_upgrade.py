@@ -19,9 +19,9 @@ from appliance.cli.output import printable, progress_bar
 from appliance.cli.pack_source import keeping_user, reachable
 from appliance.config import Settings
 from appliance.control.client import run_command
+from appliance.disk import remove
 from appliance.doctor.requirements import unmet
 from appliance.frozen import executable
-from appliance.packs.disk import remove
 from appliance.packs.errors import PackNotFoundError
 from appliance.packs.manifest import Manifest
 from appliance.packs.store import PackStore

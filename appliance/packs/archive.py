@@ -14,7 +14,7 @@ from pathlib import Path
 
 import zstandard
 
-from appliance.packs.disk import sync_directory
+from appliance.disk import sync_directory
 from appliance.packs.errors import PackError, refusal
 from appliance.packs.frame import FrameReader
 from appliance.packs.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest, PackFile, parse_manifest

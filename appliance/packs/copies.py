@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
-from appliance.packs.disk import REMOVED, copy_by_names, remove, replace, sync_directory
+from appliance.disk import REMOVED, copy_by_names, remove, replace, sync_directory
 from appliance.packs.lock import hold
 from appliance.packs.meter import Meter
 from appliance.packs.store import KEPT_VERSIONS, LOCK

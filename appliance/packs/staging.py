@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from appliance.packs.disk import sync_directory
+from appliance.disk import sync_directory
 from appliance.packs.errors import PackError
 from appliance.packs.manifest import Manifest, PackFile
 

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import msgspec
 
+from appliance.disk import REMOVED, copy_by_names, free_bytes, put_back, remove, replace, sync_directory
 from appliance.packs.archive import read_archive, write_archive
 from appliance.packs.directory import check_files, check_unlisted, read_directory
-from appliance.packs.disk import REMOVED, copy_by_names, free_bytes, put_back, remove, replace, sync_directory
 from appliance.packs.errors import PackCancelledError, PackError, PackNotFoundError, PackSpaceError, refusal
 from appliance.packs.hash_cache import HashCache, fingerprint
 from appliance.packs.lock import hold, hold_if_free

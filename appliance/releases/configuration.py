@@ -10,7 +10,7 @@ import os
 import stat
 from pathlib import Path
 
-from appliance.signing.files import write_whole
+from appliance.disk import write_whole
 
 KEPT = "configuration-before"
 

@@ -22,8 +22,8 @@ from typing import Literal
 
 import msgspec
 
+from appliance.disk import write_whole
 from appliance.releases.errors import ReleaseError
-from appliance.signing.files import write_whole
 
 Phase = Literal["begun", "switching", "trial", "returning", "opened", "done"]
 # In these the service must not start: the one who switches is at work on its data.

@@ -16,9 +16,8 @@ import msgspec
 
 from appliance.bundles.errors import BundleError
 from appliance.bundles.manifest import BundleManifest, encode_manifest, parse_manifest
-from appliance.packs.disk import remove, sync_directory
+from appliance.disk import remove, sync_directory, write_whole
 from appliance.releases.errors import ReleaseError
-from appliance.signing.files import write_whole
 
 PROGRAM = "appliance"
 STAGING = ".staging-"

@@ -6,8 +6,8 @@ import subprocess
 from pathlib import Path
 from typing import Protocol
 
+from appliance.disk import write_whole
 from appliance.releases.errors import ReleaseError
-from appliance.signing.files import write_whole
 
 UNIT = "appliance.service"
 # Where install.sh copies the units to.

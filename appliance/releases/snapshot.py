@@ -16,8 +16,8 @@ from appliance.backup.creation import installed
 from appliance.backup.manifest import STORE
 from appliance.backup.snapshot import check_store, snapshot, stores_in
 from appliance.backup.swap import acting_as_owner
+from appliance.disk import free_bytes, remove, sync_directory
 from appliance.packs.copies import copy_packs, put_packs_back
-from appliance.packs.disk import free_bytes, remove, sync_directory
 from appliance.packs.store import PackStore
 from appliance.releases.errors import ReleaseError
 from appliance.storage.migrations import versions

@@ -9,10 +9,10 @@ from appliance.bundles.errors import BundleError
 from appliance.bundles.manifest import BundleManifest
 from appliance.bundles.reader import check_bundle, read_bundle_manifest, stage
 from appliance.bundles.tree import check_tree
+from appliance.disk import sync_directory
 from appliance.packs.meter import Progress
 from appliance.releases.errors import ReleaseError
 from appliance.releases.layout import STAGING, Layout, Release
-from appliance.signing.files import sync_folder
 from appliance.signing.trust import TrustStore, Verified
 from appliance.signing.verification import verify_file
 
@@ -60,7 +60,7 @@ def adopt(layout: Layout, bundle: Path, verified: Verified, tree: Path) -> Relea
             (tree / entry.path).chmod(entry.permissions)
     for folder in (tree, *(path for path in tree.rglob("*") if path.is_dir() and not path.is_symlink())):
         folder.chmod(0o755)
-        sync_folder(folder)
+        sync_directory(folder)
     return layout.add(tree, manifest)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from appliance.backup.manifest import STORE
 from appliance.backup.snapshot import snapshot
 from appliance.backup.swap import acting_as_owner
-from appliance.packs.disk import remove
+from appliance.disk import remove
 from appliance.releases.errors import ReleaseError
 from appliance.releases.layout import Release
 from appliance.releases.snapshot import TRIAL, has_store, new_name

@@ -1,9 +1,8 @@
-"""Files of unknown origin, read with bounds; files of ours, written so that they are whole or not there."""
+"""Files of unknown origin, read with bounds."""
 
 from __future__ import annotations
 
 import os
-import secrets
 import stat
 from pathlib import Path
 from typing import BinaryIO
@@ -35,44 +34,3 @@ def read_small(path: Path, limit: int, reason: Reason, what: str) -> bytes:
     if len(data) > limit:
         raise SigningError(reason, f"{path} is larger than {what} ever is ({limit} bytes)")
     return data
-
-
-def write_whole(path: Path, data: bytes, mode: int, *, replace: bool = True) -> None:
-    """Write a file so that after a crash at any instant it is there whole, as before, or not at all.
-
-    When root writes into another user's folder, the file becomes that user's. Raises OSError;
-    FileExistsError when ``replace`` is false and there is one.
-    """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.new")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(temporary, flags, 0o600)
-    try:
-        try:
-            folder = path.parent.stat()
-            if os.geteuid() == 0 and folder.st_uid != 0:
-                os.fchown(descriptor, folder.st_uid, folder.st_gid)
-            os.fchmod(descriptor, mode)
-            view = memoryview(data)
-            while view:
-                view = view[os.write(descriptor, view) :]
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        if replace:
-            temporary.rename(path)
-        else:
-            os.link(temporary, path)  # unlike a rename this fails where there is one
-            temporary.unlink()
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Put the names in ``folder`` on disk."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -20,8 +20,9 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
+from appliance.disk import write_whole
 from appliance.signing.errors import Reason, SigningError
-from appliance.signing.files import read_small, write_whole
+from appliance.signing.files import read_small
 
 PUBLIC_SUFFIX = ".pub"
 SECRET_SUFFIX = ".key"  # noqa: S105 - of a file name

@@ -14,8 +14,9 @@ from typing import Literal
 
 import msgspec
 
+from appliance.disk import write_whole
 from appliance.signing.errors import SigningError
-from appliance.signing.files import read_small, write_whole
+from appliance.signing.files import read_small
 from appliance.signing.trust_list import KeyId, RevokedKey, Sequence
 
 MAX_RECORD = 16 << 20

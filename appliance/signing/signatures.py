@@ -15,8 +15,9 @@ from typing import Literal, get_args
 
 import msgspec
 
+from appliance.disk import write_whole
 from appliance.signing.errors import SigningError
-from appliance.signing.files import open_regular, read_small, write_whole
+from appliance.signing.files import open_regular, read_small
 from appliance.signing.keys import PublicKey, SecretKey, strict_base64
 
 SUFFIX = ".minisig"

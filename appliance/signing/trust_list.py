@@ -10,8 +10,9 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from appliance.disk import write_whole
 from appliance.signing.errors import SigningError
-from appliance.signing.files import read_small, write_whole
+from appliance.signing.files import read_small
 from appliance.signing.keys import PublicKey, SecretKey, parse_public_line
 from appliance.signing.signatures import MAX_SEQUENCE, Subject, sign_file
 

@@ -19,7 +19,7 @@ from appliance.backup.restoring import restore_box
 from appliance.backup.shelf import Shelf
 from appliance.config import Settings
 from appliance.control.stores import exclusive_lock
-from appliance.packs.disk import exchange
+from appliance.disk import exchange
 from tests.backup.sample import add_line, backup, box, lines
 
 STEPS = {

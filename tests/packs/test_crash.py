@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from appliance.packs.disk import put_back, replace
+from appliance.disk import put_back, replace
 from appliance.packs.store import PackStore
 from tests.packs.sample import compress, contents, leftovers, snapshot, tar_of, write_pack
 

@@ -23,10 +23,10 @@ from appliance.bundles.tree import list_tree
 from appliance.cli import command
 from appliance.config import Settings
 from appliance.control.stores import open_stores
+from appliance.disk import replace
 from appliance.errors import ApplianceError
 from appliance.packs import store
 from appliance.packs.archive import write_archive
-from appliance.packs.disk import replace
 from appliance.packs.errors import PackCancelledError
 from appliance.packs.store import PackStore, check_pack
 from appliance.packs.tar import END

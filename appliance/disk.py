@@ -28,6 +28,38 @@ def sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
+def write_whole(path: Path, data: bytes, mode: int, *, replace: bool = True) -> None:
+    """Write a file so that after a crash at any instant it is there whole, as before, or not at all.
+
+    When root writes into another user's folder, the file becomes that user's. Raises OSError;
+    FileExistsError when ``replace`` is false and there is one.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.new")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(temporary, flags, 0o600)
+    try:
+        try:
+            folder = path.parent.stat()
+            if os.geteuid() == 0 and folder.st_uid != 0:
+                os.fchown(descriptor, folder.st_uid, folder.st_gid)
+            os.fchmod(descriptor, mode)
+            view = memoryview(data)
+            while view:
+                view = view[os.write(descriptor, view) :]
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        if replace:
+            temporary.rename(path)
+        else:
+            os.link(temporary, path)  # unlike a rename this fails where there is one
+            temporary.unlink()
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
+
+
 def free_bytes(directory: Path) -> int:
     """Return how much this process may still write to the file system of ``directory``."""
     status = os.statvfs(directory)
