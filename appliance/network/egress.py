@@ -153,6 +153,23 @@ class _CheckedResolver(AbstractResolver):
         """Nothing is held."""
 
 
+class Reuse:
+    """Whether a call went over a connection that was kept from another one.
+
+    It goes with the call as its ``trace_request_ctx``.
+    """
+
+    __slots__ = ("happened",)
+
+    def __init__(self) -> None:
+        self.happened = False
+
+
+async def _reused(_: aiohttp.ClientSession, context: Any, __: aiohttp.TraceConnectionReuseconnParams) -> None:
+    if context.trace_request_ctx is not None:
+        context.trace_request_ctx.happened = True
+
+
 def egress_client(policy: EgressPolicy, *, max_connections: int = 100) -> aiohttp.ClientSession:
     """Make the client for every outbound call of the service, on the running loop; close it at shutdown.
 
@@ -171,6 +188,8 @@ def egress_client(policy: EgressPolicy, *, max_connections: int = 100) -> aiohtt
             context.load_verify_locations(policy.authorities)
         except OSError as error:  # ssl.SSLError is one
             raise EgressError(f"trusted_authorities: {policy.authorities}: {error}", status=500) from error
+    trace = aiohttp.TraceConfig()
+    trace.on_connection_reuseconn.append(_reused)
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(
             limit=max_connections,
@@ -186,5 +205,6 @@ def egress_client(policy: EgressPolicy, *, max_connections: int = 100) -> aiohtt
         # What a server says to remember would go with the next user's request.
         cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=False,
+        trace_configs=[trace],
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=READ_SECONDS),
     )

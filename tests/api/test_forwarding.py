@@ -7,11 +7,8 @@ import itertools
 import json
 import os
 import struct
-import threading
 import time
-from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +16,10 @@ import httpx
 import pytest
 
 from tests.api.asking import events_of
-from tests.api.upstreams import LOOPBACK, add_provider, ask, make_router, routed
+from tests.api.upstreams import LOOPBACK, ask, routed
 from tests.gateway.upstream.fake import (
     KEY,
     MODEL,
-    UNSIZED,
     Exchange,
     FakeUpstream,
     Script,
@@ -33,7 +29,7 @@ from tests.gateway.upstream.fake import (
     streaming,
     usage,
 )
-from tests.people import make_person, make_role
+from tests.people import make_person
 from tests.service import Service, running_service
 
 
@@ -365,92 +361,6 @@ def test_reranking_by_tei_is_answered_like_our_own(box: Service, upstream: FakeU
     assert [each["relevance_score"] for each in results] == pytest.approx([0.9, 0.2])
 
 
-def test_what_a_server_says_to_remember_does_not_go_with_the_next_users_request(
-    box: Service, model: str, upstream: FakeUpstream
-) -> None:
-    upstream.script = lambda exchange: exchange.answer(chat_answer(), Set_Cookie="session=first; Path=/")
-    for _ in range(2):
-        assert ask(box, model).status_code == 200
-    assert not any("cookie" in {name.lower() for name in each.headers} for each in upstream.posted)
-
-
-# The budget.
-
-
-def test_the_budget_shortens_what_is_asked_of_the_upstream(box: Service, upstream: FakeUpstream) -> None:
-    router, name = make_router(box, cost_prompt_tokens=1.0, cost_completion_tokens=10.0)
-    add_provider(box, router, upstream.base_url)
-    person = make_person(box, make_role(box), budget=0.0011)
-    with person.http as http:
-        body: dict[str, Any] = {"model": name, "messages": [{"role": "user", "content": "Count to three."}]}
-        answer = http.post("/v1/chat/completions", json=body)
-        assert answer.status_code == 200, answer.text
-        # 1,100 millionths, less 4 tokens of prompt and the 64 that a template may add.
-        assert upstream.posted[-1].json["max_tokens"] == 103
-        http.post("/v1/chat/completions", json={**body, "max_tokens": 5})
-        assert upstream.posted[-1].json["max_tokens"] == 5
-        assert answer.json()["usage"]["cost"] == pytest.approx(11e-6 + 30e-6)
-
-
-def test_a_budget_for_fifty_is_not_overspent_where_the_upstream_counts_more_than_was_guessed(
-    box: Service, upstream: FakeUpstream
-) -> None:
-    counted = usage(41, 4)
-    upstream.script = lambda exchange: exchange.answer({**chat_answer(), "usage": counted})
-    router, name = make_router(box, cost_prompt_tokens=1000.0, cost_completion_tokens=2000.0)
-    add_provider(box, router, upstream.base_url)
-    one = 41e-3 + 8e-3
-    person = make_person(box, make_role(box), budget=round(50 * one, 6))
-    body = {"model": name, "messages": [{"role": "user", "content": "Count to three."}], "max_tokens": 4}
-    with person.http as http, ThreadPoolExecutor(40) as pool:
-        answers = list(pool.map(lambda _: http.post("/v1/chat/completions", json=body), range(200)))
-        left = http.get("/v1/me/info").json()["budget"]
-    spent = sum(each.json()["usage"]["cost"] for each in answers if each.status_code == 200)
-    assert set(Counter(each.status_code for each in answers)) == {200, 429}
-    assert spent <= 50 * one + 1e-9
-    assert left == pytest.approx(50 * one - spent)
-    assert spent >= 45 * one, "and nearly all of it can be spent"
-
-
-def test_a_spent_budget_reaches_no_upstream(box: Service, upstream: FakeUpstream) -> None:
-    router, name = make_router(box, cost_completion_tokens=10.0)
-    add_provider(box, router, upstream.base_url)
-    person = make_person(box, make_role(box), budget=0)
-    with person.http as http:
-        body: dict[str, Any] = {"model": name, "messages": [{"role": "user", "content": "x"}]}
-        assert http.post("/v1/chat/completions", json=body).status_code == 429
-        assert http.post("/opengatellm/v1/chat/completions", json=body).status_code == 400
-    assert upstream.posted == []
-
-
-def test_a_budget_bounds_answers_whose_length_nobody_knows(box: Service, upstream: FakeUpstream) -> None:
-    """Neither the request nor the server's list says how long an answer may be: what is reserved is the bound."""
-    router, name = make_router(box, cost_completion_tokens=1.0)
-    add_provider(box, router, upstream.base_url, model_name=UNSIZED)
-    role = make_role(box)
-    ample, endless = make_person(box, role, budget=100), make_person(box, role)
-    body: dict[str, Any] = {"model": name, "messages": [{"role": "user", "content": "x"}]}
-    with ample.http as http:
-        assert http.post("/v1/chat/completions", json=body).status_code == 200
-        assert upstream.posted[-1].json["max_tokens"] == 8192
-    with endless.http as http:
-        assert http.post("/v1/chat/completions", json=body).status_code == 200
-        assert "max_tokens" not in upstream.posted[-1].json
-
-
-def test_every_candidate_is_reserved_for_not_only_those_shown(box: Service, upstream: FakeUpstream) -> None:
-    router, name = make_router(box, cost_completion_tokens=10.0)
-    add_provider(box, router, upstream.base_url)
-    person = make_person(box, make_role(box), budget=0.0008)  # 80 tokens
-    with person.http as http:
-        body: dict[str, Any] = {"model": name, "prompt": "x", "max_tokens": 40, "n": 1, "best_of": 4}
-        upstream.script = lambda exchange: exchange.answer(
-            {"choices": [{"index": 0, "text": "y", "finish_reason": "stop"}], "usage": usage(1, 4)}
-        )
-        assert http.post("/v1/completions", json={**body, "temperature": 1}).status_code == 200
-    assert upstream.posted[-1].json["max_tokens"] == 20
-
-
 def test_records_name_the_route_however_many_slashes_the_path_had(box: Service, model: str) -> None:
     person = make_person(box)
     body = {"model": model, "messages": [{"role": "user", "content": "x"}]}
@@ -461,37 +371,6 @@ def test_records_name_the_route_however_many_slashes_the_path_had(box: Service, 
             assert answer.status_code == 200, answer.text
         records = http.get("/v1/me/usage").json()["data"]
     assert [each["endpoint"] for each in records] == ["/v1/chat/completions"] * len(paths)
-
-
-# Clients that leave.
-
-
-@pytest.mark.parametrize("streamed", [False, True])
-def test_when_the_client_leaves_the_upstream_is_hung_up_on(
-    box: Service, model: str, upstream: FakeUpstream, streamed: bool
-) -> None:
-    left = threading.Event()
-    begun = threading.Event()
-
-    def script(exchange: Exchange) -> None:
-        if streamed:
-            exchange.begin_stream()
-            exchange.event(chunk("a"))
-        begun.set()
-        if exchange.client_left(10):
-            left.set()
-
-    upstream.script = script
-    with httpx.Client(base_url=box.base_url, headers={"Authorization": f"Bearer {box.key}"}) as http:
-        body = {"model": model, "messages": [{"role": "user", "content": "x"}], "stream": streamed}
-        if streamed:
-            with http.stream("POST", "/v1/chat/completions", json=body) as answer:
-                next(answer.iter_lines())
-        else:
-            with pytest.raises(httpx.ReadTimeout):
-                http.post("/v1/chat/completions", json=body, timeout=0.5)
-    assert begun.wait(5)
-    assert left.wait(3)
 
 
 def test_scripts_are_what_they_say() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterable
 from http import HTTPStatus
 from typing import Any
 
@@ -12,7 +12,7 @@ import msgspec
 
 from appliance.gateway.routing.records import Provider, ProviderType
 from appliance.gateway.upstream.failures import from_exception, from_status, unavailable
-from appliance.network.egress import CONNECT_SECONDS, EgressError
+from appliance.network.egress import CONNECT_SECONDS, EgressError, Reuse
 
 MAX_ANSWER_BYTES = 64 << 20
 MAX_ERROR_BYTES = 64 << 10
@@ -20,10 +20,14 @@ LONGEST_SECONDS = 86_400
 # Larger answers are decoded in a thread.
 INLINE_BYTES = 1 << 20
 
+# Within this time, a connection that was kept shows that the server has closed it; what breaks later broke at work.
+STALE_SECONDS = 1.0
+
 # What may go wrong on the wire; a programming error is none of them.
 BROKEN = (aiohttp.ClientError, EgressError, TimeoutError)
 
-Content = bytes | AsyncIterator[bytes]
+# Read from its beginning each time that it is sent.
+Content = bytes | AsyncIterable[bytes]
 Fields = dict[str, msgspec.Raw]
 
 
@@ -57,21 +61,33 @@ class Upstream(msgspec.Struct, frozen=True, kw_only=True):
         content: Content,
         headers: dict[str, str],
     ) -> aiohttp.ClientResponse:
-        """Send a request and return its answer, unread. Raises what is in ``BROKEN``."""
+        """Send a request and return its answer, unread. Raises what is in ``BROKEN``.
+
+        A connection that was kept may be closed by the server while the request is on its way: then it has not
+        been read, and goes over another one.
+        """
         if self.key:
             if not self.key.isprintable():
                 raise EgressError("its key has characters that no header can hold")
             headers = {**headers, "Authorization": f"Bearer {self.key}"}
-        return await client.request(
-            method,
-            self.url + path,
-            data=content or None,
-            headers=headers,
-            allow_redirects=False,
-            timeout=aiohttp.ClientTimeout(
-                total=None, sock_connect=min(CONNECT_SECONDS, self.timeout), sock_read=self.timeout
-            ),
-        )
+        ends = asyncio.get_running_loop().time() + STALE_SECONDS
+        while True:
+            reuse = Reuse()
+            try:
+                return await client.request(
+                    method,
+                    self.url + path,
+                    data=content or None,
+                    headers=headers,
+                    allow_redirects=False,
+                    timeout=aiohttp.ClientTimeout(
+                        total=None, sock_connect=min(CONNECT_SECONDS, self.timeout), sock_read=self.timeout
+                    ),
+                    trace_request_ctx=reuse,
+                )
+            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+                if not reuse.happened or asyncio.get_running_loop().time() > ends:
+                    raise
 
 
 def base_url(url: str) -> str:

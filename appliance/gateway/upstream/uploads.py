@@ -6,7 +6,7 @@ import asyncio
 import base64
 import os
 import secrets
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
 
 from appliance.storage.spool import Upload
 
@@ -38,7 +38,7 @@ def audio_ending(upload: Upload) -> str:
 
 def multipart(
     fields: Iterable[tuple[str, str]], file_name: str, upload: Upload
-) -> tuple[AsyncIterator[bytes], dict[str, str]]:
+) -> tuple[AsyncIterable[bytes], dict[str, str]]:
     """Return the body and headers of a form with text fields and ``upload`` as its ``file``."""
     boundary = secrets.token_hex(16)
     head = "".join(
@@ -54,21 +54,32 @@ def multipart(
         "Content-Type": f"multipart/form-data; boundary={boundary}",
         "Content-Length": str(len(before) + upload.size + len(after)),
     }
-    return _around(before, _pieces(upload), after), headers
+    return _Around(before, upload, _pieces, after), headers
 
 
-def json_around(before: bytes, upload: Upload, after: bytes) -> tuple[AsyncIterator[bytes], dict[str, str]]:
+def json_around(before: bytes, upload: Upload, after: bytes) -> tuple[AsyncIterable[bytes], dict[str, str]]:
     """Return the body and headers of a JSON text with ``upload`` as base64 in its middle."""
     size = len(before) + 4 * (-(-upload.size // 3)) + len(after)
     headers = {"Content-Type": "application/json", "Content-Length": str(size)}
-    return _around(before, _base64(upload), after), headers
+    return _Around(before, upload, _base64, after), headers
 
 
-async def _around(before: bytes, middle: AsyncIterator[bytes], after: bytes) -> AsyncIterator[bytes]:
-    yield before
-    async for piece in middle:
-        yield piece
-    yield after
+class _Around:
+    """A body with an upload in its middle, as often as it is sent."""
+
+    def __init__(
+        self, before: bytes, upload: Upload, read: Callable[[Upload], AsyncIterator[bytes]], after: bytes
+    ) -> None:
+        self._before = before
+        self._upload = upload
+        self._read = read
+        self._after = after
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield self._before
+        async for piece in self._read(self._upload):
+            yield piece
+        yield self._after
 
 
 async def _base64(upload: Upload) -> AsyncIterator[bytes]:

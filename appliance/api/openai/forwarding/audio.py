@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -93,7 +93,7 @@ def _path(upstream: Upstream, form: TranscriptionForm) -> str:
 
 def _form(
     upstream: Upstream, form: TranscriptionForm, response_format: str, *, stream: bool = False
-) -> tuple[AsyncIterator[bytes], dict[str, str]]:
+) -> tuple[AsyncIterable[bytes], dict[str, str]]:
     """Return the body and headers for an upstream."""
     options = form.options
     if upstream.type == "mistral":
@@ -114,7 +114,7 @@ def _form(
     return multipart(fields, f"audio.{audio_ending(form.file)}", form.file)
 
 
-def _chat(upstream: Upstream, form: TranscriptionForm) -> tuple[AsyncIterator[bytes], dict[str, str]]:
+def _chat(upstream: Upstream, form: TranscriptionForm) -> tuple[AsyncIterable[bytes], dict[str, str]]:
     """Return the chat that asks one of Mistral's models for what is said."""
     options = form.options
     instruction = options.prompt or "Transcribe this audio"

@@ -1,0 +1,104 @@
+"""Budgets of requests that other servers answer: reserved by what they count, never overspent."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from tests.api.upstreams import LOOPBACK, add_provider, make_router
+from tests.gateway.upstream.fake import UNSIZED, FakeUpstream, chat_answer, fake_upstream, streaming, usage
+from tests.people import make_person, make_role
+from tests.service import Service, running_service
+
+
+@pytest.fixture(scope="module")
+def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """Start a service without models that may call servers on the loopback."""
+    data_dir = tmp_path_factory.mktemp("forwarding") / "data"
+    with running_service(data_dir, APPLIANCE_PROVIDER_NETWORKS=LOOPBACK) as service:
+        yield service
+
+
+@pytest.fixture
+def upstream() -> Iterator[FakeUpstream]:
+    """Start one scripted server; a test may give it another script."""
+    with fake_upstream(streaming()) as server:
+        yield server
+
+
+def test_the_budget_shortens_what_is_asked_of_the_upstream(box: Service, upstream: FakeUpstream) -> None:
+    router, name = make_router(box, cost_prompt_tokens=1.0, cost_completion_tokens=10.0)
+    add_provider(box, router, upstream.base_url)
+    person = make_person(box, make_role(box), budget=0.0011)
+    with person.http as http:
+        body: dict[str, Any] = {"model": name, "messages": [{"role": "user", "content": "Count to three."}]}
+        answer = http.post("/v1/chat/completions", json=body)
+        assert answer.status_code == 200, answer.text
+        # 1,100 millionths, less 4 tokens of prompt and the 64 that a template may add.
+        assert upstream.posted[-1].json["max_tokens"] == 103
+        http.post("/v1/chat/completions", json={**body, "max_tokens": 5})
+        assert upstream.posted[-1].json["max_tokens"] == 5
+        assert answer.json()["usage"]["cost"] == pytest.approx(11e-6 + 30e-6)
+
+
+def test_a_budget_for_fifty_is_not_overspent_where_the_upstream_counts_more_than_was_guessed(
+    box: Service, upstream: FakeUpstream
+) -> None:
+    counted = usage(41, 4)
+    upstream.script = lambda exchange: exchange.answer({**chat_answer(), "usage": counted})
+    router, name = make_router(box, cost_prompt_tokens=1000.0, cost_completion_tokens=2000.0)
+    add_provider(box, router, upstream.base_url)
+    one = 41e-3 + 8e-3
+    person = make_person(box, make_role(box), budget=round(50 * one, 6))
+    body = {"model": name, "messages": [{"role": "user", "content": "Count to three."}], "max_tokens": 4}
+    with person.http as http, ThreadPoolExecutor(40) as pool:
+        answers = list(pool.map(lambda _: http.post("/v1/chat/completions", json=body), range(200)))
+        left = http.get("/v1/me/info").json()["budget"]
+    spent = sum(each.json()["usage"]["cost"] for each in answers if each.status_code == 200)
+    assert set(Counter(each.status_code for each in answers)) == {200, 429}
+    assert spent <= 50 * one + 1e-9
+    assert left == pytest.approx(50 * one - spent)
+    assert spent >= 45 * one, "and nearly all of it can be spent"
+
+
+def test_a_spent_budget_reaches_no_upstream(box: Service, upstream: FakeUpstream) -> None:
+    router, name = make_router(box, cost_completion_tokens=10.0)
+    add_provider(box, router, upstream.base_url)
+    person = make_person(box, make_role(box), budget=0)
+    with person.http as http:
+        body: dict[str, Any] = {"model": name, "messages": [{"role": "user", "content": "x"}]}
+        assert http.post("/v1/chat/completions", json=body).status_code == 429
+        assert http.post("/opengatellm/v1/chat/completions", json=body).status_code == 400
+    assert upstream.posted == []
+
+
+def test_a_budget_bounds_answers_whose_length_nobody_knows(box: Service, upstream: FakeUpstream) -> None:
+    """Neither the request nor the server's list says how long an answer may be: what is reserved is the bound."""
+    router, name = make_router(box, cost_completion_tokens=1.0)
+    add_provider(box, router, upstream.base_url, model_name=UNSIZED)
+    role = make_role(box)
+    ample, endless = make_person(box, role, budget=100), make_person(box, role)
+    body: dict[str, Any] = {"model": name, "messages": [{"role": "user", "content": "x"}]}
+    with ample.http as http:
+        assert http.post("/v1/chat/completions", json=body).status_code == 200
+        assert upstream.posted[-1].json["max_tokens"] == 8192
+    with endless.http as http:
+        assert http.post("/v1/chat/completions", json=body).status_code == 200
+        assert "max_tokens" not in upstream.posted[-1].json
+
+
+def test_every_candidate_is_reserved_for_not_only_those_shown(box: Service, upstream: FakeUpstream) -> None:
+    router, name = make_router(box, cost_completion_tokens=10.0)
+    add_provider(box, router, upstream.base_url)
+    person = make_person(box, make_role(box), budget=0.0008)  # 80 tokens
+    with person.http as http:
+        body: dict[str, Any] = {"model": name, "prompt": "x", "max_tokens": 40, "n": 1, "best_of": 4}
+        upstream.script = lambda exchange: exchange.answer(
+            {"choices": [{"index": 0, "text": "y", "finish_reason": "stop"}], "usage": usage(1, 4)}
+        )
+        assert http.post("/v1/completions", json={**body, "temperature": 1}).status_code == 200
+    assert upstream.posted[-1].json["max_tokens"] == 20

@@ -1,0 +1,132 @@
+"""Connections to other servers: kept, closed from either side, and nothing of one user's in another's."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.api.upstreams import LOOPBACK, ask, routed
+from tests.gateway.upstream.fake import (
+    Exchange,
+    FakeUpstream,
+    Script,
+    chat_answer,
+    chunk,
+    fake_upstream,
+    streaming,
+)
+from tests.service import Service, running_service
+
+
+@pytest.fixture(scope="module")
+def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """Start a service without models that may call servers on the loopback."""
+    data_dir = tmp_path_factory.mktemp("forwarding") / "data"
+    with running_service(data_dir, APPLIANCE_PROVIDER_NETWORKS=LOOPBACK) as service:
+        yield service
+
+
+@pytest.fixture
+def upstream() -> Iterator[FakeUpstream]:
+    """Start one scripted server; a test may give it another script."""
+    with fake_upstream(streaming()) as server:
+        yield server
+
+
+def test_what_a_server_says_to_remember_does_not_go_with_the_next_users_request(
+    box: Service, upstream: FakeUpstream
+) -> None:
+    model = routed(box, upstream)
+    upstream.script = lambda exchange: exchange.answer(chat_answer(), Set_Cookie="session=first; Path=/")
+    for _ in range(2):
+        assert ask(box, model).status_code == 200
+    assert not any("cookie" in {name.lower() for name in each.headers} for each in upstream.posted)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_when_the_client_leaves_the_upstream_is_hung_up_on(
+    box: Service, upstream: FakeUpstream, streamed: bool
+) -> None:
+    model = routed(box, upstream)
+    left = threading.Event()
+    begun = threading.Event()
+
+    def script(exchange: Exchange) -> None:
+        if streamed:
+            exchange.begin_stream()
+            exchange.event(chunk("a"))
+        begun.set()
+        if exchange.client_left(10):
+            left.set()
+
+    upstream.script = script
+    with httpx.Client(base_url=box.base_url, headers={"Authorization": f"Bearer {box.key}"}) as http:
+        body = {"model": model, "messages": [{"role": "user", "content": "x"}], "stream": streamed}
+        if streamed:
+            with http.stream("POST", "/v1/chat/completions", json=body) as answer:
+                next(answer.iter_lines())
+        else:
+            with pytest.raises(httpx.ReadTimeout):
+                http.post("/v1/chat/completions", json=body, timeout=0.5)
+    assert begun.wait(5)
+    assert left.wait(3)
+
+
+def once_per_connection(script: Script) -> Script:
+    """Return a script that answers the first request of a connection, and hangs up on the next one unanswered.
+
+    So a client sees it whose request crosses with the end of a connection that was idle for too long.
+    """
+    served: set[int] = set()
+
+    def answer(exchange: Exchange) -> None:
+        if id(exchange.handler) in served:
+            exchange.hang_up()
+            return
+        served.add(id(exchange.handler))
+        handlers.append(exchange.handler)
+        script(exchange)
+
+    handlers: list[Any] = []  # kept, lest their ids come again
+    return answer
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_kept_connection_that_is_being_closed_costs_no_request(
+    box: Service, upstream: FakeUpstream, streamed: bool
+) -> None:
+    model = routed(box, upstream)
+    upstream.script = once_per_connection(streaming())
+    answers = [ask(box, model, stream=streamed) for _ in range(4)]
+    assert [each.status_code for each in answers] == [200] * 4
+    assert all("three" in each.text for each in answers)
+
+
+def test_an_upload_goes_again_where_a_kept_connection_is_being_closed(
+    box: Service, upstream: FakeUpstream
+) -> None:
+    model = routed(box, upstream, kind="automatic-speech-recognition")
+    upstream.script = once_per_connection(lambda exchange: exchange.answer({"text": "hello"}))
+    audio = b"RIFF\x00\x00\x00\x00WAVE" + bytes(range(256)) * 1500
+    for _ in range(4):
+        with box.http as http:
+            answer = http.post(
+                "/v1/audio/transcriptions", data={"model": model}, files={"file": ("a.wav", audio)}
+            )
+        assert (answer.status_code, answer.json()["text"]) == (200, "hello")
+    assert all(audio in each.body for each in upstream.posted)
+
+
+def test_a_request_that_ends_every_connection_is_sent_once_to_a_new_one(
+    box: Service, upstream: FakeUpstream
+) -> None:
+    model = routed(box, upstream)
+    assert ask(box, model).status_code == 200  # its connection is kept
+    upstream.received.clear()
+    upstream.script = Exchange.hang_up
+    assert ask(box, model).status_code == 503
+    assert len(upstream.posted) == 2
