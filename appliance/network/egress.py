@@ -71,6 +71,8 @@ class EgressPolicy:
         return all(self._lists(each) for each in (address, *_carried(address)))
 
     def _lists(self, address: Address) -> bool:
+        if isinstance(address, ipaddress.IPv6Address):
+            address = ipaddress.IPv6Address(int(address))  # addresses of different zones are not equal
         if address.is_link_local or address.is_multicast or address.is_unspecified or address in METADATA:
             return False
         return any(

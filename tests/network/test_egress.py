@@ -87,6 +87,9 @@ def never() -> bool:
         (["::/0"], "ff02::1", False),
         (["fc00::/7"], "fd00:ec2::254", False),
         (["0.0.0.0/0"], "100.100.100.200", False),
+        # A zone names an interface: the address is the same.
+        (["fc00::/7"], "fd00:ec2::254%eth0", False),
+        (["fc00::/7"], "fd00::1%eth0", True),
         # NAT64, 6to4, Teredo and the oldest form carry an IPv4 address, which must be allowed too.
         (["0.0.0.0/0", "::/0"], "64:ff9b::a9fe:a9fe", False),
         (["0.0.0.0/0", "::/0"], "64:ff9b::7f00:1", False),
