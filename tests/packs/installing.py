@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from appliance.packs import disk
+from appliance import disk
 from appliance.packs.store import PackStore
 from tests.packs.sample import leftovers, snapshot
 

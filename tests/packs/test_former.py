@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from appliance.packs import disk
+from appliance import disk
 from appliance.packs import store as store_module
 from appliance.packs.errors import PackError, PackSpaceError
 from appliance.packs.store import RESERVE_BYTES, PackStore

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from appliance.packs import disk, staging
+from appliance import disk
+from appliance.packs import staging
 from appliance.packs import store as store_module
 from appliance.packs.errors import PackCancelledError, PackError, PackNotFoundError, PackSpaceError
 from appliance.packs.lock import hold
