@@ -8,7 +8,10 @@ import logging
 import os
 import secrets
 import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +63,48 @@ def write_whole(path: Path, data: bytes, mode: int, *, replace: bool = True) -> 
     sync_directory(path.parent)
 
 
+def write_new(path: Path, chunks: Iterable[bytes], mode: int, exactly: int | None = None) -> None:
+    """Write a file that must not be there yet; its bytes are on disk when this returns, its name may not be.
+
+    It has ``mode`` without what the umask takes, and in the end ``exactly`` that mode if there is one. Raises
+    OSError, and what ``chunks`` raise.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with open(os.open(path, flags, mode), "wb", buffering=0) as file:  # noqa: PTH123 - flags
+        for chunk in chunks:
+            remaining = memoryview(chunk)
+            while remaining:
+                remaining = remaining[file.write(remaining) or 0 :]
+        if exactly is not None:
+            os.fchmod(file.fileno(), exactly)
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def taking_the_place_of(target: Path) -> Iterator[BinaryIO]:
+    """Open a file that replaces ``target`` at the end, whole and on disk; after an error it is gone.
+
+    Raises OSError.
+    """
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
+    try:
+        with temporary.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(target)
+        sync_directory(target.parent)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def sync_file(path: Path) -> None:
+    """Put the bytes of a file on disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
 def free_bytes(directory: Path) -> int:
     """Return how much this process may still write to the file system of ``directory``."""
     status = os.statvfs(directory)
@@ -98,8 +143,7 @@ def second_name(source: str, target: str) -> None:
         os.link(source, target)
     except OSError:  # another disk, or one without links
         shutil.copyfile(source, target)
-        with open(target, "rb") as file:  # noqa: PTH123 - names, as copytree gives them
-            os.fsync(file.fileno())
+        sync_file(Path(target))
 
 
 def copy_by_names(directory: Path, target: Path) -> None:

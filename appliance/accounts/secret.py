@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import os
 import secrets
 from pathlib import Path
 
 from appliance.accounts.errors import AccountError
+from appliance.disk import write_whole
 
 SECRET_BYTES = 32
 
@@ -37,17 +37,5 @@ def derive(secret: bytes, purpose: str) -> bytes:
 
 def _create(path: Path) -> bytes:
     secret = secrets.token_bytes(SECRET_BYTES)
-    temporary = path.with_name(f".{path.name}.new")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    try:
-        os.write(descriptor, secret)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    temporary.rename(path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    write_whole(path, secret, 0o600)
     return secret

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -16,7 +15,7 @@ from appliance.backup.errors import BackupError
 from appliance.backup.keys import Identity
 from appliance.backup.manifest import STORE, BackupFile, BackupManifest
 from appliance.backup.snapshot import check_store
-from appliance.disk import sync_directory
+from appliance.disk import sync_directory, write_new
 from appliance.storage.migrations import MIGRATIONS
 from appliance.storage.sqlite import connect, sqlite, wrap
 
@@ -32,11 +31,7 @@ def unpack(file: BinaryIO, identities: Sequence[Identity], folder: Path) -> Back
     def write(entry: BackupFile, chunks: Iterator[bytes]) -> None:
         target = folder / entry.path
         target.parent.mkdir(mode=0o700, exist_ok=True)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        with open(os.open(target, flags, entry.mode), "wb") as output:  # noqa: PTH123 - flags
-            output.writelines(chunks)
-            output.flush()
-            os.fsync(output.fileno())
+        write_new(target, chunks, entry.mode)
 
     manifest = read_archive(file, identities, write)
     require_known_schema(manifest)

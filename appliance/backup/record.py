@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 from pathlib import Path
 
 import msgspec
 
 from appliance.backup.shelf import Shelf
 from appliance.config import Settings
-from appliance.disk import sync_directory
+from appliance.disk import write_whole
 
 
 class DrillRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,13 +33,7 @@ def read_drill(path: Path) -> DrillRecord | None:
 
 def write_drill(path: Path, record: DrillRecord) -> None:
     """Replace the record, on disk when this returns. Raises OSError."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:  # noqa: PTH123
-        file.write(msgspec.json.encode(record))
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path)
-    sync_directory(path.parent)
+    write_whole(path, msgspec.json.encode(record), 0o600)
 
 
 def last_backup(settings: Settings) -> int | None:

@@ -21,7 +21,7 @@ from appliance.backup.keys import Identity
 from appliance.backup.manifest import CONFIGURATION, SECRET, STORE, BackupManifest
 from appliance.backup.swap import acting_as_owner, carry_over, settle, staging, swap
 from appliance.config import Settings
-from appliance.disk import free_bytes, sync_directory
+from appliance.disk import free_bytes, sync_directory, write_whole
 from appliance.packs.manifest import MANIFEST_NAME
 from appliance.storage.database import Database
 from appliance.storage.migrations import MIGRATIONS
@@ -183,10 +183,7 @@ def require_space(manifest: BackupManifest, disk: Path) -> None:
 
 def put_secret(folder: Path, secret: bytes) -> None:
     """Write the secret beside its store, on disk when this returns."""
-    with open(os.open(folder / SECRET, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:  # noqa: PTH123
-        file.write(secret)
-        file.flush()
-        os.fsync(file.fileno())
+    write_whole(folder / SECRET, secret, 0o600)
 
 
 def set_aside_configuration(folder: Path) -> bool:

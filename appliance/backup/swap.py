@@ -20,7 +20,7 @@ from pathlib import Path
 
 from appliance.backup.errors import BackupError
 from appliance.backup.manifest import COLLECTIONS, STORE
-from appliance.disk import exchange, remove, sync_directory
+from appliance.disk import exchange, remove, sync_directory, sync_file
 
 MARK = ".restoring"
 # What belongs to the stores that are replaced, or to a process that ran over them.
@@ -164,5 +164,4 @@ def _link(source: str, target: str) -> None:
 
 def _copy(source: str, target: str) -> None:
     shutil.copy2(source, target)
-    with open(target, "rb") as file:  # noqa: PTH123 - names, as copytree gives them
-        os.fsync(file.fileno())
+    sync_file(Path(target))

@@ -8,7 +8,6 @@ holds: every byte is hashed again on the way, and the end is only reached when t
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,7 +22,7 @@ from appliance.bundles.manifest import (
     Entry,
     parse_manifest,
 )
-from appliance.disk import free_bytes, sync_directory
+from appliance.disk import free_bytes, sync_directory, write_new
 from appliance.packs.errors import PackCancelledError, PackError
 from appliance.packs.frame import FrameReader
 from appliance.packs.meter import Progress
@@ -125,14 +124,7 @@ class Extraction:
         if entry.target is not None:
             target.symlink_to(entry.target)
             return
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        with open(os.open(target, flags, 0o600), "wb", buffering=0) as file:  # noqa: PTH123 - flags
-            for chunk in chunks:
-                remaining = memoryview(chunk)
-                while remaining:
-                    remaining = remaining[file.write(remaining) or 0 :]
-            os.fchmod(file.fileno(), entry.permissions)
-            os.fsync(file.fileno())
+        write_new(target, chunks, 0o600, exactly=entry.permissions)
 
     def sync(self) -> None:
         """Put all names on disk."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +10,7 @@ import zstandard
 
 from appliance.bundles.errors import BundleError
 from appliance.bundles.manifest import MANIFEST_NAME, BundleManifest, Entry, encode_manifest, parse_manifest
-from appliance.disk import sync_directory
+from appliance.disk import taking_the_place_of
 from appliance.packs.errors import PackError
 from appliance.packs.meter import Progress
 from appliance.packs.staging import open_plain
@@ -35,10 +33,9 @@ def write_bundle(
     text = encode_manifest(manifest)
     parse_manifest(text)
     level = LEVEL_OF_PACKS if manifest.kind == "pack" else LEVEL_OF_SYSTEMS
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
     total, done = manifest.unpacked_bytes, 0
     try:
-        with temporary.open("xb") as file:
+        with taking_the_place_of(target) as file:
             compressor = zstandard.ZstdCompressor(level=level, write_checksum=True).compressobj()
             for piece in _pieces(root, manifest, text):
                 file.write(compressor.compress(piece))
@@ -46,17 +43,10 @@ def write_bundle(
                 if progress is not None:
                     progress(min(done, total), total)
             file.write(compressor.flush())
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(target)
-        sync_directory(target.parent)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise BundleError(f"cannot write {target}: {error.strerror or error}") from error
-        if isinstance(error, PackError):
-            raise BundleError(error.message) from error
-        raise
+    except OSError as error:
+        raise BundleError(f"cannot write {target}: {error.strerror or error}") from error
+    except PackError as error:
+        raise BundleError(error.message) from error
 
 
 def _pieces(root: Path, manifest: BundleManifest, text: bytes) -> Iterator[bytes]:

@@ -40,7 +40,7 @@ from appliance.config import Settings
 from appliance.control.client import run_command
 from appliance.control.errors import ControlError
 from appliance.control.stores import exclusive_lock
-from appliance.disk import sync_directory
+from appliance.disk import sync_directory, write_new
 from appliance.errors import ApplianceError
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
@@ -294,11 +294,7 @@ def keygen(file: Path) -> None:
         f"# public key: {public}\n{secret_text(identity)}\n"
     )
     try:
-        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with open(descriptor, "w") as output:  # noqa: PTH123 - a descriptor
-            output.write(text)
-            output.flush()
-            os.fsync(output.fileno())
+        write_new(file, [text.encode()], 0o600)
     except FileExistsError:
         raise BackupError(f"{file} is there already, and may be the only key of some backup") from None
     except OSError as error:

@@ -7,14 +7,12 @@ beside a plain archive is checked alike.
 
 from __future__ import annotations
 
-import os
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
 import zstandard
 
-from appliance.disk import sync_directory
+from appliance.disk import taking_the_place_of
 from appliance.packs.errors import PackError, refusal
 from appliance.packs.frame import FrameReader
 from appliance.packs.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest, PackFile, parse_manifest
@@ -67,25 +65,16 @@ def write_archive(
     the pack is not what its manifest says, or the archive cannot be written.
     """
     meter = Meter(progress, cancelled)
-    temporary = archive.with_name(f".{archive.name}.{secrets.token_hex(4)}.partial")
     try:
-        with temporary.open("xb") as file:
+        with taking_the_place_of(archive) as file:
             manifest, text = _manifest_of(directory)
             meter.expect(len(text) + sum(entry.size for entry in manifest.file))
             compressor = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True).compressobj()
             for piece in _pieces(directory, manifest, text, meter):
                 file.write(compressor.compress(piece))
             file.write(compressor.flush())
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(archive)
-        sync_directory(archive.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise refusal(error, "write the archive") from error
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
     return manifest
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from appliance.disk import sync_directory
+from appliance.disk import sync_directory, write_new
 from appliance.packs.errors import PackError
 from appliance.packs.manifest import Manifest, PackFile
 
@@ -58,13 +58,7 @@ class Staging:
                 if folder in self._folders:
                     break
                 self._folders.add(folder)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        with open(os.open(target, flags, 0o644), "wb", buffering=0) as file:  # noqa: PTH123 - flags
-            for chunk in chunks:
-                remaining = memoryview(chunk)
-                while remaining:
-                    remaining = remaining[file.write(remaining) or 0 :]
-            os.fsync(file.fileno())
+        write_new(target, chunks, 0o644)
 
     def sync(self) -> None:
         """Put the names of all files on disk."""

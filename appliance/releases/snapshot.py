@@ -16,7 +16,7 @@ from appliance.backup.creation import installed
 from appliance.backup.manifest import STORE
 from appliance.backup.snapshot import check_store, snapshot, stores_in
 from appliance.backup.swap import acting_as_owner
-from appliance.disk import free_bytes, remove, sync_directory
+from appliance.disk import free_bytes, remove, sync_directory, sync_file
 from appliance.packs.copies import copy_packs, put_packs_back
 from appliance.packs.store import PackStore
 from appliance.releases.errors import ReleaseError
@@ -67,7 +67,7 @@ def take(data_dir: Path, name: str) -> None:
     (folder / PACK_LIST).write_bytes(msgspec.json.format(msgspec.json.encode(packs), indent=1))
     for place, _, files in os.walk(folder):
         for file in files:
-            _sync_file(Path(place) / file)
+            sync_file(Path(place) / file)
         sync_directory(Path(place))
     sync_directory(data_dir)
 
@@ -120,11 +120,6 @@ def _drop(store: Path) -> None:
 def _drop_logs(store: Path) -> None:
     for suffix in ("-wal", "-shm"):
         store.with_name(f"{store.name}{suffix}").unlink(missing_ok=True)
-
-
-def _sync_file(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
 
 
 def _size(path: Path) -> int:

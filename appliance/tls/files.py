@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
+from appliance.disk import write_whole
 from appliance.tls.errors import TlsError
 
 LONGEST_FILE = 1 << 20
@@ -15,21 +15,9 @@ def write_private(path: Path, content: bytes) -> None:
 
     Raises TlsError.
     """
-    temporary = path.with_name(f".{path.name}.new")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        temporary.unlink(missing_ok=True)
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(path)
-        directory = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        write_whole(path, content, 0o600)
     except OSError as error:
         raise TlsError(f"cannot write {path}: {error.strerror}") from error
 
