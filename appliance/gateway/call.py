@@ -12,7 +12,9 @@ from appliance.accounts.keys import Account
 from appliance.clock import now_ms
 from appliance.errors import OverloadedError
 from appliance.gateway.budget import Ledger, Reservation, StoredBudget, token_cost
+from appliance.gateway.errors import InsufficientBudgetError
 from appliance.gateway.limits.limiter import Limiter
+from appliance.gateway.routing.prompt_estimates import Guess, PromptEstimate
 from appliance.gateway.routing.records import Limits, Provider, Router
 from appliance.gateway.routing.states import Outcome, ProviderStates
 from appliance.gateway.usage.carbon import footprint
@@ -82,8 +84,10 @@ class ModelCall:
         self._sent: float | None = None
         self._reservation = Reservation(account.user_id)
         self._tokens_admitted = False
-        # What the prompt was taken for, where the provider alone can count it.
-        self._guessed: int | None = None
+        # What the prompt was taken for, where the provider alone can count it, and what is known of its counts.
+        self._guessed = 0
+        self._estimate: PromptEstimate | None = None
+        self._counted = False
         self._refused = False
         self._broken: int | None = None
         self._closed = False
@@ -103,16 +107,18 @@ class ModelCall:
         return self._context.limiter.headers(self.account.user_id, self.router.id, self._limits)
 
     def reserve(
-        self, prompt_tokens: int, wanted: int = 0, sequences: int = 1, *, guessed: bool = False
+        self, prompt_tokens: int, wanted: int = 0, sequences: int = 1, *, guess: Guess | None = None
     ) -> int:
         """Count the prompt against the limits, and reserve budget for it and ``sequences`` completions.
 
-        Where the prompt is ``guessed``, budget is reserved for the most that the provider may count it as.
+        Where the prompt's tokens are a ``guess``, budget is reserved for the most that the provider may count.
         Returns how many of the ``wanted`` tokens each completion may have. May be called again, when another
         provider counts otherwise. Raises LimitExceededError, InsufficientBudgetError.
         """
         self.prompt_tokens = prompt_tokens
-        self._guessed = prompt_tokens if guessed else None
+        self._guessed, self._counted, self._estimate = prompt_tokens, False, None
+        if guess is not None and self.provider is not None:
+            self._estimate = self._context.states.prompts(self.provider, guess)
         if self.exempt:
             return wanted
         if prompt_tokens and not self._tokens_admitted:
@@ -123,18 +129,33 @@ class ModelCall:
             )
             self._refused = False
             self._tokens_admitted = True
-        prices = (self.router.cost_prompt_tokens, self.router.cost_completion_tokens)
-        if not any(prices):
+        if not (self.router.cost_prompt_tokens or self.router.cost_completion_tokens):
             return wanted
         # Read now: since the key was looked up, others of its user may have spent. The ledger wants it of this step.
         budget = self._context.budget(self.account.user_id)
         if budget is None:
             return wanted
-        if guessed and self.provider is not None:
-            prompt_tokens = self._context.states.prompts(self.provider).most(prompt_tokens)
+        if self._estimate is None:
+            return self._reserve(budget, prompt_tokens, wanted, sequences)
+        try:
+            return self._reserve(budget, self._estimate.most(prompt_tokens), wanted, sequences)
+        except InsufficientBudgetError:
+            # Raises where the guess is too much as well.
+            self._reserve(budget, prompt_tokens, wanted, sequences)
+            self._context.ledger.release(self._reservation)
+            self._estimate.doubt()
+            raise
+
+    def _reserve(self, budget: StoredBudget, prompt_tokens: int, wanted: int, sequences: int) -> int:
+        prices = (self.router.cost_prompt_tokens, self.router.cost_completion_tokens)
         return self._context.ledger.reserve(
             self._reservation, budget, prices, (prompt_tokens, wanted), sequences
         )
+
+    def count_prompt(self, tokens: int) -> None:
+        """Take over what the provider counted the prompt as."""
+        self.prompt_tokens = tokens
+        self._counted = True
 
     @property
     def reserved(self) -> bool:
@@ -204,8 +225,8 @@ class ModelCall:
             return
         if status >= 400:
             self.prompt_tokens = self.completion_tokens = 0
-        elif self._guessed is not None:
-            self._context.states.prompts(self.provider).learn(self._guessed, self.prompt_tokens)
+        elif self._estimate is not None and self._counted:
+            self._estimate.learn(self._guessed, self.prompt_tokens)
         latency = time.monotonic() - self._started
         status = self._broken or status
         self._context.record(self._record(self.provider, status, latency), self.exempt)

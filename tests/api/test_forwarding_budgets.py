@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -9,10 +10,22 @@ from typing import Any
 
 import pytest
 
-from tests.api.upstreams import LOOPBACK, add_provider, make_router
-from tests.gateway.upstream.fake import UNSIZED, FakeUpstream, chat_answer, fake_upstream, streaming, usage
-from tests.people import make_person, make_role
+from tests.api.upstreams import LOOPBACK, add_provider, ask, make_router
+from tests.gateway.upstream.fake import (
+    UNSIZED,
+    Exchange,
+    FakeUpstream,
+    Script,
+    chat_answer,
+    chunk,
+    fake_upstream,
+    streaming,
+    usage,
+)
+from tests.people import Person, make_person, make_role
 from tests.service import Service, running_service
+
+TEXT = [{"role": "user", "content": "Count to three."}]
 
 
 @pytest.fixture(scope="module")
@@ -102,3 +115,68 @@ def test_every_candidate_is_reserved_for_not_only_those_shown(box: Service, upst
         )
         assert http.post("/v1/completions", json={**body, "temperature": 1}).status_code == 200
     assert upstream.posted[-1].json["max_tokens"] == 20
+
+
+def counting(box: Service, upstream: FakeUpstream) -> tuple[str, Person]:
+    """Return a router whose provider costs a millionth a token of the prompt, and who can pay 1,000 of them."""
+    router, name = make_router(box, cost_prompt_tokens=1.0)
+    add_provider(box, router, upstream.base_url)
+    return name, make_person(box, make_role(box), budget=0.001)
+
+
+def answering(prompt_tokens: int) -> Script:
+    """Return a script that counts every prompt as so many tokens."""
+    return lambda exchange: exchange.answer({**chat_answer(), "usage": usage(prompt_tokens, 1)})
+
+
+def test_prompts_with_images_make_texts_no_dearer(box: Service, upstream: FakeUpstream) -> None:
+    name, person = counting(box, upstream)
+    upstream.script = answering(5000)
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
+    pictured = [{"role": "user", "content": [{"type": "text", "text": "What is it?"}, image]}]
+    assert ask(box, name, messages=pictured).status_code == 200
+    upstream.script = answering(10)
+    with person.http as http:
+        refused = http.post("/v1/chat/completions", json={"model": name, "messages": pictured})
+        answered = http.post("/v1/chat/completions", json={"model": name, "messages": TEXT, "max_tokens": 4})
+    assert (refused.status_code, answered.status_code) == (429, 200)
+
+
+def test_a_count_that_cannot_be_shuts_out_budgets_for_a_while_only(
+    box: Service, upstream: FakeUpstream
+) -> None:
+    name, person = counting(box, upstream)
+    upstream.script = answering(1 << 30)
+    assert ask(box, name).status_code == 200
+    upstream.script = answering(10)
+    with person.http as http:
+        body = {"model": name, "messages": TEXT, "max_tokens": 4}
+        statuses = [http.post("/v1/chat/completions", json=body).status_code for _ in range(100)]
+    assert statuses[0] == 429
+    assert 200 in statuses
+
+
+def test_clients_that_leave_teach_nothing_of_how_prompts_are_counted(
+    box: Service, upstream: FakeUpstream
+) -> None:
+    router, name = make_router(box, cost_prompt_tokens=1.0, cost_completion_tokens=10.0)
+    add_provider(box, router, upstream.base_url)
+    left = threading.Event()
+
+    def uncounted(exchange: Exchange) -> None:
+        exchange.begin_stream()
+        exchange.event(chunk("a"))
+        if exchange.client_left(10):
+            left.set()
+
+    upstream.script = uncounted
+    with box.http as http:
+        body: dict[str, Any] = {"model": name, "messages": TEXT, "stream": True}
+        with http.stream("POST", "/v1/chat/completions", json=body) as answer:
+            next(answer.iter_lines())
+    assert left.wait(5)
+    upstream.script = streaming()
+    person = make_person(box, make_role(box), budget=0.0011)
+    with person.http as http:
+        assert http.post("/v1/chat/completions", json={**body, "stream": False}).status_code == 200
+    assert upstream.posted[-1].json["max_tokens"] == 103

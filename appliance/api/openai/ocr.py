@@ -176,7 +176,7 @@ async def _forwarded(
         ),
     )
     said = counts_of(answer)
-    account(call, said, 0, await token_count(request, _texts(upstream, answer)))
+    account(call, said, await token_count(request, _texts(upstream, answer)))
     try:
         pages_shown = limited_images(answer["pages"], body.image_limit, body.image_min_size)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -17,7 +17,7 @@ from appliance.config import Settings
 from appliance.errors import ApplianceError
 from appliance.gateway.errors import ProviderBusyError, UpstreamUnavailableError
 from appliance.gateway.routing.breaker import Breaker
-from appliance.gateway.routing.prompt_estimates import PromptEstimate
+from appliance.gateway.routing.prompt_estimates import Guess, PromptEstimate
 from appliance.gateway.routing.records import Provider, Router
 from appliance.gateway.routing.samples import Sample, Samples
 
@@ -57,7 +57,7 @@ class _State:
         self.in_flight = 0
         self.samples = Samples()
         self.breaker = Breaker()
-        self.prompts = PromptEstimate()
+        self.prompts: dict[Guess, PromptEstimate] = {"texts": PromptEstimate(), "mixed": PromptEstimate()}
         # When it last answered or failed; a provider that is new has not.
         self.heard_at = -math.inf
 
@@ -143,9 +143,9 @@ class ProviderStates:
         """Return how long ago a provider was last heard of, infinity when it never was."""
         return self._clock() - self._state(provider.id).heard_at
 
-    def prompts(self, provider: Provider) -> PromptEstimate:
-        """Return what is known of how a provider counts prompts."""
-        return self._state(provider.id).prompts
+    def prompts(self, provider: Provider, guess: Guess) -> PromptEstimate:
+        """Return what is known of how a provider counts prompts of a kind."""
+        return self._state(provider.id).prompts[guess]
 
     def snapshot(self) -> dict[int, ProviderSnapshot]:
         """Return what is known of each provider that was asked for anything, by id."""

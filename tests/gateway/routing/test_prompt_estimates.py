@@ -5,7 +5,12 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.gateway.routing.prompt_estimates import LARGEST_RATIO, UNKNOWN_OFFSET, PromptEstimate
+from appliance.gateway.routing.prompt_estimates import (
+    LARGEST_OFFSET,
+    LARGEST_RATIO,
+    UNKNOWN_OFFSET,
+    PromptEstimate,
+)
 
 
 def test_before_the_first_answer_a_template_is_allowed_for() -> None:
@@ -42,4 +47,16 @@ def test_nonsense_is_kept_in_bounds(guessed: int, counted: int) -> None:
     estimate = PromptEstimate()
     estimate.learn(guessed, counted)
     assert guessed <= estimate.most(guessed)
-    assert estimate.most(1000) <= LARGEST_RATIO * 1000 + max(counted, UNKNOWN_OFFSET) + 1
+    assert estimate.most(1000) <= LARGEST_RATIO * 1000 + min(max(counted, UNKNOWN_OFFSET), LARGEST_OFFSET) + 1
+
+
+@given(st.integers(0, 1 << 20), st.integers(0, 1 << 40))
+def test_what_refuses_prompts_is_forgotten_but_not_that_templates_add_some(
+    guessed: int, counted: int
+) -> None:
+    estimate = PromptEstimate()
+    estimate.learn(guessed, counted)
+    learned = estimate.most(100)
+    for _ in range(300):
+        estimate.doubt()
+    assert min(learned, 100) <= estimate.most(100) <= min(learned, 100 + UNKNOWN_OFFSET + 1)

@@ -57,9 +57,10 @@ class _Choice(msgspec.Struct):
             yield self.text
 
 
-def account(call: ModelCall, said: Counts, prompt_tokens: int, completion_tokens: int) -> None:
-    """Take over an upstream's counts; ours where it has none that can be."""
-    call.prompt_tokens = said.prompt_tokens or prompt_tokens
+def account(call: ModelCall, said: Counts, completion_tokens: int) -> None:
+    """Take over an upstream's counts; ours where it has none that can be: of the prompt what was reserved for."""
+    if said.prompt_tokens:
+        call.count_prompt(said.prompt_tokens)
     call.completion_tokens = said.completion_tokens or completion_tokens
 
 
@@ -102,7 +103,7 @@ async def generation_answer(
     said = counts_of(answer)
     texts = (text for choice in choices for text in choice.texts())
     written = 0 if said.completion_tokens else await token_count(request, texts)
-    account(call, said, call.prompt_tokens, written)
+    account(call, said, written)
     answer |= {"id": own_id(answer), "model": raw(model), "usage": shown_usage(meter, said)}
     return encode(answer)
 
@@ -215,7 +216,7 @@ class Relay:
         if not is_null(usage):
             self._said = counts(usage)
         written = streamed(self._text_events, self._text_bytes)
-        account(self._call, self._said, self._call.prompt_tokens, written)
+        account(self._call, self._said, written)
 
     async def _count_in_the_end(self) -> None:
         """Count by a tokenizer what the upstream did not."""

@@ -9,8 +9,10 @@ from litestar import Request
 
 from appliance.api.body import decoded
 from appliance.api.dialect import Dialect
+from appliance.api.openai.forwarding.counts import only_texts
 from appliance.api.openai.generation.fields import StreamOptions
 from appliance.gateway.call import ModelCall
+from appliance.gateway.routing.prompt_estimates import Guess
 from appliance.gateway.routing.records import Provider
 from appliance.gateway.upstream.client import Fields, Upstream
 from appliance.gateway.upstream.counts import MOST_TOKENS
@@ -132,7 +134,8 @@ def reserve(
     elif named is not None and provider.max_context_length is None:
         most = min(named, MOST_TOKENS)
     wanted = max(1, min(most if named is None else named, most))
-    allowed = call.reserve(prompt_tokens, wanted, asked.sequences, guessed=True)
+    guess: Guess = "texts" if only_texts(asked.messages) else "mixed"
+    allowed = call.reserve(prompt_tokens, wanted, asked.sequences, guess=guess)
     # Of unknown length by request and model: only what was reserved may be spent.
     unbounded = named is None and provider.max_context_length is None and call.reserved
     if allowed >= wanted and not unbounded:

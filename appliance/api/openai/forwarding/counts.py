@@ -49,6 +49,16 @@ def message_texts(messages: Any, tools: Any = None) -> Iterator[str]:
         yield msgspec.json.encode(tools).decode()
 
 
+def only_texts(messages: Any) -> bool:
+    """Tell whether a chat holds nothing but what ``message_texts`` yields: no images, no sounds, no files."""
+    return all(
+        isinstance(part, str) or (isinstance(part, dict) and part.get("type", "text") == "text")
+        for message in (messages if isinstance(messages, list) else ())
+        if isinstance(message, dict) and isinstance(message.get("content"), list)
+        for part in message["content"]
+    )
+
+
 def flat_texts(value: Any) -> tuple[list[str], int]:
     """Return the texts of a ``prompt`` or ``input``, and how many token ids it holds beside them."""
     if isinstance(value, str):

@@ -130,7 +130,7 @@ async def _embeddings(
     fields = await received_fields(request)
     asked = await decoded(await request.body(), _EmbeddingAsked)
     texts, ids = flat_texts(asked.input)
-    call.reserve(ids + await token_count(request, texts), guessed=True)
+    call.reserve(ids + await token_count(request, texts), guess="texts")
     if dialect_of(request).forward_defaults:
         fields = with_defaults(fields, EMBEDDING_DEFAULTS)
     as_base64 = upstream.type == "albert" and asked.encoding_format == "base64"
@@ -151,7 +151,7 @@ async def _embeddings(
         raise unavailable(upstream.name, "answers without vectors")
     if as_base64:
         answer["data"] = await asyncio.to_thread(_in_base64, upstream, data)
-    account(call, counts_of(answer), call.prompt_tokens, 0)
+    account(call, counts_of(answer), 0)
     call.completion_tokens = 0
     answer |= {"id": own_id(answer), "model": raw(asked.model), "usage": raw(meter.prompt_usage())}
     return Response(encode(answer), media_type="application/json")

@@ -23,8 +23,9 @@ async def forwarded_scores(
     path(upstream, "rerank")  # before anything is counted
     # The query is read once with each text.
     read = await token_count(request, texts) + len(texts) * await token_count(request, [query])
-    call.reserve(read, guessed=True)
+    call.reserve(read, guess="texts")
     headers = headers_for(request, upstream)
     scored = await until_disconnect(request, scores(client_of(request), upstream, query, texts, headers))
-    call.prompt_tokens = scored.prompt_tokens or read
+    if scored.prompt_tokens:
+        call.count_prompt(scored.prompt_tokens)
     return scored.logits
