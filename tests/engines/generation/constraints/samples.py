@@ -1,4 +1,4 @@
-"""Random JSON schemas and regular expressions, and random texts under a constraint."""
+"""Random JSON schemas and regular expressions, random texts under a constraint, and what it takes."""
 
 from __future__ import annotations
 
@@ -334,3 +334,15 @@ class Walker:
         if short.size and random_ids.random() < (0.3 if free else 0.95):
             return int(random_ids.choice(short))
         return int(random_ids.choice(allowed))
+
+
+def accepts(constraint: Constraint, walker: Walker, text: str) -> bool:
+    """Whether ``text`` may be the whole answer."""
+    state = constraint.start()
+    for token_id in [*walker.tokenizer.encode(text, add_special_tokens=False).ids, walker.ends[0]]:
+        logits = np.zeros(walker.vocab_size, np.float32)
+        state.mask(logits)
+        if logits[token_id] != 0:
+            return False
+        state.accept(token_id)
+    return True
