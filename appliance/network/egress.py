@@ -20,6 +20,7 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from appliance.errors import ApplianceError
+from appliance.network.connections import Connector
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -193,7 +194,7 @@ def egress_client(policy: EgressPolicy, *, max_connections: int = 100) -> aiohtt
     trace = aiohttp.TraceConfig()
     trace.on_connection_reuseconn.append(_reused)
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(
+        connector=Connector(
             limit=max_connections,
             keepalive_timeout=KEEP_ALIVE_SECONDS,
             use_dns_cache=False,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -119,6 +120,30 @@ def test_an_upload_goes_again_where_a_kept_connection_is_being_closed(
             )
         assert (answer.status_code, answer.json()["text"]) == (200, "hello")
     assert all(audio in each.body for each in upstream.posted)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("reader_waits", [False, True])
+def test_an_answer_whose_chunks_go_wrong_fails_at_once(
+    box: Service, upstream: FakeUpstream, streamed: bool, reader_waits: bool
+) -> None:
+    model = routed(box, upstream, timeout=100)
+
+    def script(exchange: Exchange) -> None:
+        exchange.begin_stream("text/event-stream" if streamed else "application/json")
+        exchange.event(chunk("one"))
+        if reader_waits:
+            time.sleep(0.2)
+        exchange.handler.wfile.write(b"no size\r\n")
+        exchange.client_left(20)
+
+    upstream.script = script
+    with box.http as http:
+        body = {"model": model, "messages": [{"role": "user", "content": "x"}], "stream": streamed}
+        answer = http.post("/v1/chat/completions", json=body, timeout=20)
+    assert answer.status_code in ((200, 503) if streamed else (503,))
+    assert "Model is too busy (RemoteProtocolError)" in answer.text
+    assert "Traceback" not in box.log.read_text()
 
 
 def test_a_request_that_ends_every_connection_is_sent_once_to_a_new_one(
