@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from functools import partial
 from typing import Any
 
@@ -21,10 +22,14 @@ class _Connection(ResponseHandler):
             answer.set_exception(aiohttp.ClientPayloadError(f"The answer is no HTTP: {exc.message}"))
 
 
+def _connection(loop: asyncio.AbstractEventLoop) -> ResponseHandler:
+    return _Connection(loop)
+
+
 class Connector(aiohttp.TCPConnector):
     """aiohttp's own connector, with connections that fail at once."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         # The one place where aiohttp lets its connections be others; the tests of connections break without it.
-        self._factory = partial[ResponseHandler](_Connection, loop=self._loop)
+        self._factory = partial(_connection, loop=self._loop)
