@@ -2,30 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
-import pytest
-
 from tests.api.test_forwarding import vectors
-from tests.api.upstreams import LOOPBACK, routed
-from tests.gateway.upstream.fake import FakeUpstream, fake_upstream, streaming
-from tests.service import Service, running_service
-
-
-@pytest.fixture(scope="module")
-def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """Start a service without models that may call servers on the loopback."""
-    data_dir = tmp_path_factory.mktemp("declared") / "data"
-    with running_service(data_dir, APPLIANCE_PROVIDER_NETWORKS=LOOPBACK) as service:
-        yield service
-
-
-@pytest.fixture
-def upstream() -> Iterator[FakeUpstream]:
-    """Start one scripted server; each test gives it its script."""
-    with fake_upstream(streaming()) as server:
-        yield server
+from tests.api.upstreams import routed
+from tests.gateway.upstream.fake import FakeUpstream
+from tests.service import Service
 
 
 def test_what_opengatellm_does_not_declare_is_the_upstreams_to_judge(

@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from tests.api.asking import events_of
-from tests.api.upstreams import LOOPBACK, ask, routed
+from tests.api.upstreams import ask, routed
 from tests.gateway.upstream.fake import (
     KEY,
     MODEL,
@@ -30,15 +30,7 @@ from tests.gateway.upstream.fake import (
     usage,
 )
 from tests.people import make_person
-from tests.service import Service, running_service
-
-
-@pytest.fixture(scope="module")
-def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """Start a service without models that may call servers on the loopback."""
-    data_dir = tmp_path_factory.mktemp("forwarding") / "data"
-    with running_service(data_dir, APPLIANCE_PROVIDER_NETWORKS=LOOPBACK) as service:
-        yield service
+from tests.service import Service
 
 
 @pytest.fixture(scope="module")
@@ -242,6 +234,22 @@ def test_of_an_endless_stream_nothing_is_kept(box: Service, model: str, upstream
     last = events_of(ask(box, model, stream=True, stream_options={"include_usage": True}))[-1]
     assert last["usage"]["completion_tokens"] == events * len(text) // 4
     assert _resident(box) - before < 25 << 20
+
+
+def test_choices_without_end_are_a_failure_of_the_provider(
+    box: Service, model: str, upstream: FakeUpstream
+) -> None:
+    def script(exchange: Exchange) -> None:
+        exchange.begin_stream()
+        for number in range(5000):
+            choice = {"index": number, "delta": {"content": "x"}, "finish_reason": "stop"}
+            exchange.event(chunk(choices=[choice]))
+        exchange.event("[DONE]")
+        exchange.end_stream()
+
+    upstream.script = script
+    answer = ask(box, model, stream=True)
+    assert "Model is temporarily unavailable" in answer.text.split("\n\n")[-3]
 
 
 def _resident(box: Service) -> int:

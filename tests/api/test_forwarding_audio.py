@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.api.upstreams import LOOPBACK, routed
+from tests.api.upstreams import routed
 from tests.gateway.upstream.fake import (
     MODEL,
     Exchange,
@@ -20,19 +20,11 @@ from tests.gateway.upstream.fake import (
     chat_answer,
     fake_upstream,
 )
-from tests.service import Service, running_service
+from tests.service import Service
 
 # Larger than a piece, and no multiple of three.
 AUDIO = b"RIFF\x00\x00\x00\x00WAVE" + bytes(range(256)) * 1500 + b"\x01"
 KIND = "automatic-speech-recognition"
-
-
-@pytest.fixture(scope="module")
-def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """Start a service without models that may call servers on the loopback."""
-    data_dir = tmp_path_factory.mktemp("speech") / "data"
-    with running_service(data_dir, APPLIANCE_PROVIDER_NETWORKS=LOOPBACK) as service:
-        yield service
 
 
 @pytest.fixture

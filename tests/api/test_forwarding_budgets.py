@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
-from tests.api.upstreams import LOOPBACK, add_provider, ask, make_router
+from tests.api.upstreams import add_provider, ask, make_router
 from tests.gateway.upstream.fake import (
     UNSIZED,
     Exchange,
@@ -18,29 +17,13 @@ from tests.gateway.upstream.fake import (
     Script,
     chat_answer,
     chunk,
-    fake_upstream,
     streaming,
     usage,
 )
 from tests.people import Person, make_person, make_role
-from tests.service import Service, running_service
+from tests.service import Service
 
 TEXT = [{"role": "user", "content": "Count to three."}]
-
-
-@pytest.fixture(scope="module")
-def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """Start a service without models that may call servers on the loopback."""
-    data_dir = tmp_path_factory.mktemp("forwarding") / "data"
-    with running_service(data_dir, APPLIANCE_PROVIDER_NETWORKS=LOOPBACK) as service:
-        yield service
-
-
-@pytest.fixture
-def upstream() -> Iterator[FakeUpstream]:
-    """Start one scripted server; a test may give it another script."""
-    with fake_upstream(streaming()) as server:
-        yield server
 
 
 def test_the_budget_shortens_what_is_asked_of_the_upstream(box: Service, upstream: FakeUpstream) -> None:

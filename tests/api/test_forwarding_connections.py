@@ -4,38 +4,21 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.api.upstreams import LOOPBACK, ask, routed
+from tests.api.upstreams import ask, routed
 from tests.gateway.upstream.fake import (
     Exchange,
     FakeUpstream,
     Script,
     chat_answer,
     chunk,
-    fake_upstream,
     streaming,
 )
-from tests.service import Service, running_service
-
-
-@pytest.fixture(scope="module")
-def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """Start a service without models that may call servers on the loopback."""
-    data_dir = tmp_path_factory.mktemp("forwarding") / "data"
-    with running_service(data_dir, APPLIANCE_PROVIDER_NETWORKS=LOOPBACK) as service:
-        yield service
-
-
-@pytest.fixture
-def upstream() -> Iterator[FakeUpstream]:
-    """Start one scripted server; a test may give it another script."""
-    with fake_upstream(streaming()) as server:
-        yield server
+from tests.service import Service
 
 
 def test_what_a_server_says_to_remember_does_not_go_with_the_next_users_request(

@@ -26,14 +26,6 @@ from tests.service import Service, running_service
 UNAVAILABLE = "Model is temporarily unavailable, please try again later."
 
 
-@pytest.fixture(scope="module")
-def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """Start a service without models that may call servers on the loopback."""
-    data_dir = tmp_path_factory.mktemp("failures") / "data"
-    with running_service(data_dir, APPLIANCE_PROVIDER_NETWORKS=LOOPBACK) as service:
-        yield service
-
-
 @pytest.fixture
 def alone(box: Service) -> Iterator[tuple[FakeUpstream, str]]:
     """Give a router with one scripted server, and that server."""

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.api.upstreams import LOOPBACK, routed
+from tests.api.upstreams import routed
 from tests.gateway.upstream.fake import FakeUpstream, chat_answer, chunk, fake_upstream
-from tests.service import Service, running_service
+from tests.service import Service
 
 SCALARS = st.one_of(
     st.none(),
@@ -85,14 +85,6 @@ def upstream() -> Iterator[FakeUpstream]:
         lambda exchange: exchange.answer({"data": [{"index": 0, "embedding": [0.5]}]})
     ) as server:
         yield server
-
-
-@pytest.fixture(scope="module")
-def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """Start a service without models that may call servers on the loopback."""
-    data_dir = tmp_path_factory.mktemp("hostile") / "data"
-    with running_service(data_dir, APPLIANCE_PROVIDER_NETWORKS=LOOPBACK) as service:
-        yield service
 
 
 @pytest.fixture(scope="module")
