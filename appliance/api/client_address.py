@@ -21,6 +21,8 @@ HEADER = "x-forwarded-for"
 MOST_PROXIES = 16
 # The longest way to write one: [, 45 of an IPv6 address, %, a zone, ], and a port.
 LONGEST_ENTRY = 80
+# How an IPv4 address begins that is written as an IPv6 one.
+MAPPED = "::ffff:"
 # Where there is no address, such as on a Unix socket.
 LOCAL = "local"
 
@@ -44,6 +46,9 @@ class TrustedProxies:
         left of it is the client's own invention. The peer itself is returned when it is not trusted, and when no
         client can be told: an entry that is no address comes first, or more than ``MOST_PROXIES`` are trusted.
         """
+        if peer.startswith(MAPPED):
+            # A socket for both families, as systemd makes it, writes IPv4 addresses so.
+            peer = str(parsed(peer) or peer)
         if not self._networks or not self._trusts(parsed(peer)):
             return peer
         for entry in reversed(",".join(forwarded).rsplit(",", MOST_PROXIES)[-MOST_PROXIES:]):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
+import json
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +15,8 @@ from hypothesis import strategies as st
 
 from appliance.api.client_address import MOST_PROXIES, TrustedProxies, parsed
 from tests.people import PASSWORD, Person, make_person
-from tests.service import PLAIN, Service, running_service
+from tests.service import KEY, PLAIN, Service, running_service
+from tests.service_manager.running import managed_service
 
 PROXY, OTHER_PROXY, STRANGER = "127.0.9.1", "127.0.9.2", "127.0.8.1"
 TRUSTED = ("10.0.0.0/8", "fd00::/8")
@@ -216,3 +219,31 @@ def test_without_the_setting_not_even_this_machine_is_believed(bare_service: Ser
     with through(bare_service, "127.0.0.1", "198.51.100.5", key=bare_service.key) as http:
         assert http.post("/v1/admin/organizations", json={"name": "not-proxied"}).status_code == 201
     assert last_source(bare_service, "organization.create") == "127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("trusted", "source"), [(PROXY, "198.51.100.6"), (STRANGER, PROXY)], ids=["trusted", "not-trusted"]
+)
+def test_an_ipv4_client_of_a_socket_for_both_families_is_named_by_its_ipv4_address(
+    tmp_path: Path, trusted: str, source: str
+) -> None:
+    key_file = tmp_path / "key"
+    key_file.write_text(KEY)
+    settings = {
+        "APPLIANCE_BOOTSTRAP_KEY_FILE": str(key_file),
+        "APPLIANCE_ALLOW_PLAIN_HTTP": "true",
+        "APPLIANCE_TRUSTED_PROXIES": trusted,
+    }
+    with (
+        # As systemd makes it of ListenStream=443.
+        socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as listener,
+        managed_service(tmp_path, listener, **settings) as box,
+    ):
+        box.wait_until_ready()
+        transport = httpx.HTTPTransport(verify=PLAIN, local_address=PROXY)
+        with httpx.Client(base_url=f"http://127.0.0.1:{box.port}", transport=transport, timeout=60) as http:
+            headers = {"Authorization": f"Bearer {KEY}", "X-Forwarded-For": "198.51.100.6"}
+            made = http.post("/v1/admin/organizations", json={"name": "over IPv4"}, headers=headers)
+        assert made.status_code == 201, made.text
+        listed = box.command("audit", "list", "--action", "organization.create", "--json")
+    assert [line["source"] for line in json.loads(listed.stdout)] == [source]
