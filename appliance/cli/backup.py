@@ -103,7 +103,9 @@ def copy_to(file: Path, folder: Path) -> Path:
     temporary = folder / f".{file.name}.{secrets.token_hex(4)}.partial"
     try:
         try:
-            with file.open("rb") as source, temporary.open("xb") as copy:
+            # Where the backup is not encrypted, everybody's usage and password hashes are in it.
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            with file.open("rb") as source, os.fdopen(descriptor, "wb") as copy:
                 shutil.copyfileobj(source, copy, 1 << 20)
                 copy.flush()
                 os.fsync(copy.fileno())

@@ -54,6 +54,7 @@ def test_a_box_that_serves_is_backed_up_tried_and_restored(tmp_path: Path) -> No
         created = json.loads(done.stdout)
         copy = Path(created["copy"])
         assert copy.parent == usb
+        assert copy.stat().st_mode & 0o777 == 0o600
         plain = appliance(data, "backup", "create")
         assert "secret is NOT in it" in plain.stdout
         assert "in use: stop the service first" in appliance(data, "backup", "restore", str(copy)).stderr
