@@ -48,7 +48,10 @@ class ArchiveError(Exception):
 
 
 class Inputs(msgspec.Struct, frozen=True, kw_only=True):
-    """What an archive is made of. ``sources`` has install.sh and README.txt, ``units`` the systemd units."""
+    """What an archive is made of.
+
+    ``sources`` has install.sh and README.txt, ``units`` the systemd units, ``docs`` the manual.
+    """
 
     tree: Path
     key: SecretKey
@@ -59,6 +62,7 @@ class Inputs(msgspec.Struct, frozen=True, kw_only=True):
     version: str = __version__
     sources: Path = ROOT / "build"
     units: Path = ROOT / "systemd"
+    docs: Path = ROOT / "docs"
 
 
 class Made(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,7 +120,7 @@ def make_archive(inputs: Inputs) -> Made:
     inputs.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".archive-", dir=inputs.out) as folder:
         work = Path(folder)
-        tree = _with_units(inputs, work / "tree")
+        tree = _completed(inputs, work / "tree")
         manifest = _manifest(tree, inputs, epoch)
         bundle = work / manifest.file_name
         write_bundle(tree, manifest, bundle)
@@ -177,8 +181,8 @@ def _trusted(inputs: Inputs) -> list[Path]:
     return own + [path for path in built_in if path.name not in names]
 
 
-def _with_units(inputs: Inputs, tree: Path) -> Path:
-    """Return the tree with the systemd units in it: hard links, for nothing in it is changed."""
+def _completed(inputs: Inputs, tree: Path) -> Path:
+    """Return the tree with the systemd units and the manual in it: hard links, for nothing in it is changed."""
     if (inputs.tree / "systemd").is_dir():
         return inputs.tree
     try:
@@ -186,11 +190,12 @@ def _with_units(inputs: Inputs, tree: Path) -> Path:
     except OSError:  # another file system, or one without hard links
         shutil.rmtree(tree, ignore_errors=True)
         shutil.copytree(inputs.tree, tree, symlinks=True)
-    for path in sorted(inputs.units.rglob("*")):
-        if path.is_file() and path.suffix != ".md":
-            target = tree / "systemd" / path.relative_to(inputs.units)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, target)
+    for folder, source in (("systemd", inputs.units), ("docs", inputs.docs)):
+        for path in sorted(source.rglob("*")):
+            if path.is_file() and (folder == "docs" or path.suffix != ".md"):
+                target = tree / folder / path.relative_to(source)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, target)
     return tree
 
 
@@ -205,7 +210,7 @@ def _packs(inputs: Inputs, folder: Path) -> dict[str, Path]:
     """Write and sign the bundle of every pack; the release's sequence is theirs too."""
     folder.mkdir()
     members: dict[str, Path] = {}
-    directories = sorted(inputs.packs.iterdir()) if inputs.packs is not None else []
+    directories = sorted(inputs.packs.iterdir()) if inputs.packs is not None and inputs.packs.is_dir() else []
     for directory in directories:
         if directory.name[0] == "." or not directory.is_dir():
             continue

@@ -140,7 +140,7 @@ CONFIG=$ETC/appliance.toml
 TRUST=$ETC/trust.d
 mkdir -p "$OPT/releases"
 # The tree packs down to a third; with a little to spare.
-NEEDED=$(( $(wc -c < tree.tar.gz) / 1024 * 4 + 262144 ))
+NEEDED=$(( $(wc -c < tree.tar.gz) * 4 / 1024 + 262144 ))
 FREE=$(df -Pk "$OPT" | tail -n 1 | tr -s ' ' | cut -d ' ' -f 4)
 [ "$FREE" -ge "$NEEDED" ] ||
     fail "$(( NEEDED / 1024 )) MiB must be free on the disk of $OPT; $(( FREE / 1024 )) MiB are"
@@ -252,8 +252,9 @@ fi
 
 say ""
 say "The appliance is installed$( [ -n "$BROKEN" ] && printf ', but not these packs:%s' "$BROKEN" )."
-say "  set-up code:   journalctl -u appliance -b   (shown on the console too; 30 minutes; a new one: appliance setup)"
+say "  set-up code:   journalctl -u appliance -b   (shown on the console too; 30 minutes; a new one: appliance setup --new-code)"
 say "  fingerprint:   appliance tls fingerprint    (compare it when a client first connects)"
 say "  configuration: $ETC/appliance.toml, then: systemctl restart appliance"
 say "  health:        appliance doctor"
+say "  manual:        /opt/appliance/current/docs (operate.md, first-hour.md, configuration.md, ...)"
 [ -z "$BROKEN" ] || exit 1

@@ -24,13 +24,15 @@ KEY = SecretKey.generate()
 
 @pytest.fixture
 def inputs(tmp_path: Path) -> Inputs:
-    for folder in ("trust", "sources", "units/sub"):
+    for folder in ("trust", "sources", "units/sub", "docs/grafana"):
         (tmp_path / folder).mkdir(parents=True)
     write_public_key(tmp_path / "trust" / "a.pub", KEY.public)
     (tmp_path / "sources" / "install.sh").write_text("#!/bin/sh\n")
     (tmp_path / "sources" / "README.txt").write_text("Read me.\n")
     (tmp_path / "units" / "appliance.service").write_text("[Unit]\n")
     (tmp_path / "units" / "README.md").write_text("not shipped\n")
+    (tmp_path / "docs" / "operate.md").write_text("# Operate\n")
+    (tmp_path / "docs" / "grafana" / "appliance.json").write_text("{}\n")
     tree = write_tree(tmp_path / "frozen")
     (tree / "trust" / "some.pub").unlink()
     write_pack(tmp_path / "packs" / "sample", contents(1))
@@ -45,6 +47,7 @@ def inputs(tmp_path: Path) -> Inputs:
         version="1.2.3",
         sources=tmp_path / "sources",
         units=tmp_path / "units",
+        docs=tmp_path / "docs",
     )
 
 
@@ -86,6 +89,8 @@ def test_the_archive_holds_what_a_box_needs(tmp_path: Path, inputs: Inputs) -> N
     check_tree(manifest, tree)
     assert (tree / "systemd" / "appliance.service").is_file()
     assert not (tree / "systemd" / "README.md").exists()
+    assert (tree / "docs" / "operate.md").is_file()
+    assert (tree / "docs" / "grafana" / "appliance.json").is_file()
     assert manifest.requires.cpu == ("avx2", "bmi2", "f16c", "fma")
     assert manifest.schema_version >= manifest.schema_readable_from > 0
     assert verify_file(unpacked / "packs/sample-1-7.tar.zst", trust, name="sample", kind="pack").sequence == 7
@@ -109,6 +114,8 @@ def test_what_cannot_work_is_refused_at_once(tmp_path: Path, inputs: Inputs) -> 
         make_archive(msgspec.structs.replace(inputs, tree=tmp_path))
     with pytest.raises(ArchiveError, match="holds no packs"):
         make_archive(msgspec.structs.replace(inputs, packs=tmp_path / "sources"))
+    with pytest.raises(ArchiveError, match="holds no packs"):
+        make_archive(msgspec.structs.replace(inputs, packs=tmp_path / "no such folder"))
     (inputs.sources / "install.sh").unlink()
     with pytest.raises(ArchiveError, match="is missing"):
         make_archive(inputs)

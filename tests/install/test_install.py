@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -104,6 +105,11 @@ def test_a_first_install_and_the_same_again(tmp_path: Path, key: SecretKey, root
     assert (root / "opt/appliance/keeper/appliance").exists()
     assert [pack.problem for pack in PackStore(root / "var/lib/appliance/packs").list()] == [None]
     assert (root / "etc/systemd/system/appliance.service").is_file()
+    units = [path for path in (root / "etc/systemd/system").glob("appliance*") if path.is_file()]
+    for unit in units:
+        for page in re.findall(r"^Documentation=file:/(.*)$", unit.read_text(), re.MULTILINE):
+            assert (root / page).is_file(), f"{unit.name} names {page}"
+    assert (root / "opt/appliance/current/docs/configuration.md").is_file()
     assert "keeper" in (root / "etc/systemd/system/appliance.service.d/keeper.conf").read_text()
     assert (root / "usr/local/bin/appliance").readlink() == Path("/opt/appliance/current/appliance")
     assert (root / "etc/appliance/trust.d/maker.pub").is_file()

@@ -74,7 +74,7 @@ def make_goods(folder: Path) -> Goods:
     )
     upcoming = freeze_next(folder / "next")
     run("tar", "-xf", str(made.outer), "-C", str(folder), "tree.tar.gz")
-    run("tar", "-xzf", str(folder / "tree.tar.gz"), "-C", str(upcoming.tree), "systemd")
+    run("tar", "-xzf", str(folder / "tree.tar.gz"), "-C", str(upcoming.tree), "systemd", "docs")
     (folder / "tree.tar.gz").unlink()
     bundles = {
         SECOND: _release(upcoming, made.bundle, SECOND, key, None),
