@@ -39,7 +39,7 @@ from appliance.signing.verification import verify_file
     "--output",
     type=click.Path(path_type=Path),
     default=Path(),
-    help="A file or folder (default: here).",
+    help="A folder that is there, or a file NAME.tar.zst (default: here).",
 )
 @sequence_option
 @key_option
@@ -56,6 +56,8 @@ def export(
     as_json: bool,
 ) -> None:
     """Write an installed pack as a bundle for the other side of the air gap, signed when a key is given."""
+    if not output.is_dir() and not output.name.endswith(SUFFIX):
+        raise click.UsageError(f"there is no folder {output}: make it, or name a file NAME{SUFFIX}")
     key = None if key_file is None else secret_key(key_file, password_file)
     directory = PackStore(settings_of(ctx).packs_dir).directory(name)
     number = int(time.time()) if sequence is None else sequence

@@ -27,6 +27,7 @@ def command(ctx: click.Context, pack: str | None, systemctl: str) -> None:
         with uninterrupted():
             roll_pack_back(settings, box, pack)
         return
+    box.layout.require_installed()
     with uninterrupted(), box.driving():
         recover(box)
         box.layout.sweep()

@@ -23,6 +23,8 @@ def command(ctx: click.Context, email: str | None, from_stdin: bool, new_code: b
         click.echo(run_command(settings, "setup.code", {})["code"])
         click.echo("This set-up code works for 30 minutes, once: POST /setup.", err=True)
         return
+    if from_stdin and email is None:
+        raise click.UsageError("--stdin reads the password and nothing else: give --email too")
     email = email or click.prompt("E-mail", err=True)
     password = (
         read_password()

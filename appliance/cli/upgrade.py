@@ -98,6 +98,7 @@ def upgrade(settings: Settings, box: Box, bundle: Path, *, dry_run: bool) -> Non
     """Verify, stage, try over a copy, switch. Raises ReleaseError, SigningError, BundleError."""
     layout, trust = box.layout, trust_store(settings)
     require_data(settings)
+    layout.require_installed()
     layout.make()
     with box.driving():
         recover(box)

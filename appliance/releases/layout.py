@@ -89,13 +89,15 @@ class Layout:
 
     def current(self) -> Release:
         """Return the release that the service runs. Raises ReleaseError when none is installed."""
-        try:
-            name = self.current_link.readlink().name
-        except OSError:
+        self.require_installed()
+        return self.get(self.current_link.readlink().name)
+
+    def require_installed(self) -> None:
+        """Raise ReleaseError where ``install.sh`` never was; to be asked before anything is made or locked."""
+        if not self.current_link.is_symlink():
             raise ReleaseError(
                 f"no release is installed in {self.root}: this is for boxes that install.sh made"
-            ) from None
-        return self.get(name)
+            )
 
     def running(self) -> BundleManifest | None:
         """Return the manifest of the current release, None where none is installed."""
@@ -108,7 +110,7 @@ class Layout:
         """Return the release to go back to. Raises ReleaseError when there is none."""
         older = [release for release in self.all() if release.sequence < current.sequence]
         if not older:
-            raise ReleaseError(f"there is no release to go back to: {current} is the only one on this box")
+            raise ReleaseError(f"there is no release to go back to: none on this box is older than {current}")
         return older[-1]
 
     def point(self, link: Path, release: Release) -> None:

@@ -133,7 +133,12 @@ def switch(
     except (ApplianceError, OSError) as error:
         _leave_opened(box, journal, before, after, _words(error))
     _finish(box, journal)
-    box.say(f"{after} works and takes writes. The way back: appliance rollback")
+    if kind == "rollback":
+        box.say(
+            f"{after} works and takes writes. {before} is taken into use again by its file: appliance upgrade FILE"
+        )
+    else:
+        box.say(f"{after} works and takes writes. The way back: appliance rollback")
 
 
 def resume(box: Box) -> str:

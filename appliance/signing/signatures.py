@@ -135,6 +135,8 @@ def signature_path(path: Path) -> Path:
 def read_signature(path: Path) -> Signature:
     """Read the signature beside the file ``path``. Raises SigningError, "unsigned" when there is none."""
     beside = signature_path(path)
+    if not beside.exists() and not path.exists():
+        raise SigningError("unsigned", f"there is no file {path}")
     if not beside.exists():
         raise SigningError("unsigned", f"{path.name} is not signed: there is no {beside.name} beside it")
     return parse_signature(read_small(beside, MAX_SIGNATURE_FILE, "damaged", "a signature"), beside.name)

@@ -152,6 +152,11 @@ def test_who_commands_the_box_needs_no_code(box: Running) -> None:
     assert (late.returncode, "set up already" in late.stderr) == (1, True)
 
 
+def test_a_password_from_a_pipe_needs_the_e_mail_as_an_option(box: Running) -> None:
+    asked = box.command("setup", "--stdin", text=f"{EMAIL}\n{PASSWORD}\n")
+    assert (asked.returncode, "give --email too" in asked.stderr) == (2, True)
+
+
 def test_a_new_code_ends_the_one_before(box: Running) -> None:
     (old,) = codes(box)
     new = box.command("setup", "--new-code").stdout.strip()

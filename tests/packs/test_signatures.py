@@ -136,6 +136,16 @@ def test_a_plain_archive_may_be_signed_too(tmp_path: Path, box: Box, packs: Pack
         install_pack(packs, box.store(), path)
 
 
+def test_a_bundle_is_never_named_like_the_folder_that_was_meant(tmp_path: Path, packs: PackStore) -> None:
+    run("install", write_pack(tmp_path / "source", contents(1)))
+    stick = tmp_path / "stick"
+    said = run("export", "sample", "-o", stick)
+    assert (said.exit_code, f"there is no folder {stick}" in said.stderr) == (2, True)
+    assert not stick.exists()
+    named = tmp_path / "mine.tar.zst"
+    assert run_json("export", "sample", "-o", named)["bundle"] == str(named)
+
+
 def test_a_pack_crosses_the_gap(
     tmp_path: Path, box: Box, packs: PackStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

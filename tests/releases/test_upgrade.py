@@ -222,8 +222,13 @@ def test_a_damaged_bundle_is_refused(box: FakeBox, maker: Maker) -> None:
 def test_a_release_that_was_gone_back_from_may_come_again(box: FakeBox, maker: Maker) -> None:
     bundle = maker.bundle(2)
     box.upgrade(bundle)
+    assert "The way back: appliance rollback" in box.said[-1]
     back(box)
     assert box.layout.current().sequence == 1
+    # Another rollback leads nowhere: what is said leads on.
+    assert "appliance upgrade FILE" in box.said[-1]
+    with pytest.raises(ReleaseError, match=r"none on this box is older than 0\.1 \(number 1\)"):
+        box.layout.previous(box.layout.current())
     box.upgrade(bundle)
     assert box.layout.current().sequence == 2
 

@@ -41,6 +41,11 @@ def test_without_a_signature(tmp_path: Path, box: Box) -> None:
     assert (error.code, error.message) == ("unsigned", "f is not signed: there is no f.minisig beside it")
 
 
+def test_a_file_that_is_not_there_is_not_said_to_be_unsigned(tmp_path: Path, box: Box) -> None:
+    error = refused(tmp_path / "f", box)
+    assert error.message == f"there is no file {tmp_path / 'f'}"
+
+
 def test_an_unknown_key(tmp_path: Path, box: Box) -> None:
     stranger = SecretKey.generate()
     error = refused(signed(tmp_path / "f", stranger), box)
