@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.api.hostile import no_requests
 from tests.service import CHAT, EMBEDDING, Service
 
 ROUTES = ["/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/rerank"]
@@ -20,21 +21,7 @@ ROUTES = ["/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/rera
 @pytest.mark.parametrize("route", ROUTES)
 @pytest.mark.parametrize(
     "body",
-    [
-        b"",
-        b"{",
-        b"null",
-        b"[]",
-        b'"text"',
-        b"\xff\xfe",
-        b"[" * 200_000,
-        b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
-        b'{"model": NaN}',
-        b'{"model": "\\ud800"}',
-        b'{"model": 1e999}',
-        b'{"model": ' + b"9" * 5000 + b"}",
-        json.dumps({"model": "x" * 1_000_000}).encode(),
-    ],
+    [*no_requests("model"), json.dumps({"model": "x" * 1_000_000}).encode()],
 )
 def test_what_is_no_request_is_refused(service: Service, route: str, body: bytes) -> None:
     with service.http as http:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -12,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.api.admin.hostile import NO_REQUESTS, bodies, send, well
+from tests.api.hostile import bodies, no_requests, refuses, send, well
 from tests.people import make_person, make_role
 from tests.service import Service
 
@@ -179,18 +178,11 @@ def test_an_id_that_is_no_number_is_refused(bare_service: Service, path: str) ->
     assert answer.json()["detail"][0]["loc"] == ["path", "organization"]
 
 
-@pytest.mark.parametrize("body", NO_REQUESTS)
+@pytest.mark.parametrize("body", no_requests("name"))
 def test_what_is_no_request_is_refused(bare_service: Service, body: bytes) -> None:
     with bare_service.http as http:
         made = make(http)
-        for method, path in (("POST", PATH), ("PATCH", f"{PATH}/{made}")):
-            assert http.request(method, path, content=body).status_code in (400, 422)
-
-
-@pytest.fixture(scope="module")
-def http(bare_service: Service) -> Iterator[httpx.Client]:
-    with bare_service.http as http:
-        yield http
+        assert refuses(http, PATH, made, body)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.api.admin.hostile import NO_REQUESTS, bodies, send, well
+from tests.api.hostile import bodies, no_requests, refuses, send, well
 from tests.people import PASSWORD, Person, make_person, make_role, post_id
 from tests.service import EMBEDDING, Service
 
@@ -389,18 +389,11 @@ def test_changes_are_in_the_audit_log_and_passwords_are_not(
     assert secret not in bare_service.log.read_text()
 
 
-@pytest.mark.parametrize("body", NO_REQUESTS)
+@pytest.mark.parametrize("body", no_requests("name"))
 def test_what_is_no_request_is_refused(bare_service: Service, minimal: dict[str, Any], body: bytes) -> None:
     with bare_service.http as http:
         made = make(http, minimal)
-        for method, path in (("POST", PATH), ("PATCH", f"{PATH}/{made}")):
-            assert http.request(method, path, content=body).status_code in (400, 422)
-
-
-@pytest.fixture(scope="module")
-def http(bare_service: Service) -> Iterator[httpx.Client]:
-    with bare_service.http as http:
-        yield http
+        assert refuses(http, PATH, made, body)
 
 
 @pytest.fixture

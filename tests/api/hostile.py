@@ -1,4 +1,4 @@
-"""Whatever a stranger may send to an administrator's route."""
+"""Whatever a stranger may send."""
 
 from __future__ import annotations
 
@@ -26,21 +26,25 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=6,
 )
-# What is no JSON, too deep, or no UTF-8.
-NO_REQUESTS = [
-    b"",
-    b"{",
-    b"null",
-    b"[]",
-    b'"text"',
-    b"\xff\xfe",
-    b"[" * 200_000,
-    b'{"name":' * 100_000 + b"1" + b"}" * 100_000,
-    b'{"name": NaN}',
-    b'{"name": "\\ud800"}',
-    b'{"name": 1e999}',
-    b'{"name": ' + b"9" * 5000 + b"}",
-]
+
+
+def no_requests(field: str) -> list[bytes]:
+    """Return bodies that are no JSON, too deep, or no UTF-8, where they can in the value of a field."""
+    name = json.dumps(field).encode()
+    return [
+        b"",
+        b"{",
+        b"null",
+        b"[]",
+        b'"text"',
+        b"\xff\xfe",
+        b"[" * 200_000,
+        (b"{" + name + b":") * 100_000 + b"1" + b"}" * 100_000,
+        b"{" + name + b": NaN}",
+        b"{" + name + b': "\\ud800"}',
+        b"{" + name + b": 1e999}",
+        b"{" + name + b": " + b"9" * 5000 + b"}",
+    ]
 
 
 def bodies(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
@@ -54,6 +58,12 @@ def send(http: httpx.Client, method: str, path: str, body: Any) -> httpx.Respons
     # "surrogatepass" for lone surrogates, which are then no UTF-8.
     content = json.dumps(body, ensure_ascii=False).encode("utf-8", "surrogatepass")
     return http.request(method, path, content=content, headers={"Content-Type": "application/json"})
+
+
+def refuses(http: httpx.Client, path: str, known: int, body: bytes) -> bool:
+    """Tell whether a body is neither one to make what ``path`` lists nor one to change what is known there."""
+    sent = (("POST", path), ("PATCH", f"{path}/{known}"))
+    return all(http.request(method, to, content=body).status_code in (400, 422) for method, to in sent)
 
 
 def well(response: httpx.Response) -> bool:
