@@ -24,31 +24,27 @@ RESERVED_EMAIL = "master"
 MICROS = 1_000_000
 
 
-class User(msgspec.Struct, frozen=True):
-    """A user. ``budget`` is millionths of the currency, None without a limit; times are UTC milliseconds."""
+class NewUser(msgspec.Struct, frozen=True, kw_only=True):
+    """What a user is made of, besides the password.
+
+    ``budget`` is millionths of the currency, None without a limit; times are UTC milliseconds.
+    """
+
+    email: str
+    name: str | None
+    role_id: int
+    organization_id: int | None
+    budget: int | None
+    expires_at: int | None
+    priority: int
+
+
+class User(NewUser, frozen=True, kw_only=True):
+    """A user in the store: what it is made of, and what the store knows besides."""
 
     id: int
-    email: str
-    name: str | None
-    role_id: int
-    organization_id: int | None
-    budget: int | None
-    expires_at: int | None
-    priority: int
     created_at: int
     updated_at: int
-
-
-class NewUser(msgspec.Struct, frozen=True, kw_only=True):
-    """What a user is made of, besides the password."""
-
-    email: str
-    name: str | None
-    role_id: int
-    organization_id: int | None
-    budget: int | None
-    expires_at: int | None
-    priority: int
 
 
 class UserChange(msgspec.Struct, frozen=True, kw_only=True):

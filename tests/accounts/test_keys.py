@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,19 +19,7 @@ from appliance.accounts.keys import Keyring, new_key
 from appliance.accounts.secret import derive, load_secret
 from appliance.audit.log import SERVICE, AuditLog
 from appliance.storage.database import Database
-from appliance.storage.migrations import MIGRATIONS, administrator_role
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    database = Database.open(tmp_path / "appliance.db", MIGRATIONS)
-    yield database
-    database.close()
-
-
-@pytest.fixture
-def keyring(database: Database) -> Keyring:
-    return Keyring(database, b"p" * 32)
+from appliance.storage.migrations import administrator_role
 
 
 @pytest.fixture

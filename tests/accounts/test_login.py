@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Iterator
-from pathlib import Path
+from collections.abc import Awaitable
 from typing import Any
 
 import pytest
@@ -23,7 +22,7 @@ from appliance.accounts.passwords import hash_password, is_outdated
 from appliance.accounts.throttle import LONGEST_LINE, TooManyAttemptsError
 from appliance.audit.log import SERVICE, AuditLog
 from appliance.storage.database import Database
-from appliance.storage.migrations import MIGRATIONS, administrator_role
+from appliance.storage.migrations import administrator_role
 
 EMAIL = "ada@example.org"
 PASSWORD = "correct horse"
@@ -60,8 +59,7 @@ def quick_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    database = Database.open(tmp_path / "appliance.db", MIGRATIONS)
+def database(database: Database) -> Database:
     password_hash = asyncio.run(hash_password(PASSWORD))
 
     def fill(db: sqlite_utils.Database) -> None:
@@ -74,13 +72,7 @@ def database(tmp_path: Path) -> Iterator[Database]:
             )
 
     database.write_sync(fill)
-    yield database
-    database.close()
-
-
-@pytest.fixture
-def keyring(database: Database) -> Keyring:
-    return Keyring(database, b"p" * 32)
+    return database
 
 
 @pytest.fixture

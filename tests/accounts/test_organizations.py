@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from appliance.accounts.errors import AccountError
 from appliance.accounts.organizations import Organizations
 from appliance.audit.log import SERVICE, AuditLog
 from appliance.storage.database import Database
-from appliance.storage.migrations import MIGRATIONS
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    database = Database.open(tmp_path / "appliance.db", MIGRATIONS)
-    yield database
-    database.close()
 
 
 @pytest.fixture

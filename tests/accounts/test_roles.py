@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import msgspec
 import pytest
 
@@ -14,17 +11,13 @@ from appliance.accounts.keys import Keyring
 from appliance.accounts.roles import RoleChange, Roles, RouterLimit
 from appliance.audit.log import SERVICE, AuditLog
 from appliance.storage.database import Database
-from appliance.storage.migrations import MIGRATIONS
 
 ADMINISTRATOR_ROLE = 1
 
 
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    database = Database.open(tmp_path / "appliance.db", MIGRATIONS)
-    bootstrap(database, Keyring(database, b"p" * 32), None)
-    yield database
-    database.close()
+@pytest.fixture(autouse=True)
+def administrator(database: Database, keyring: Keyring) -> None:
+    bootstrap(database, keyring, None)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from appliance.accounts.roles import RoleChange, Roles
 from appliance.accounts.users import ALL, NewUser, UserChange, Users
 from appliance.audit.log import SERVICE, AuditLog
 from appliance.storage.database import Database
-from appliance.storage.migrations import MIGRATIONS
 
 ADMINISTRATOR, ADMINISTRATOR_ROLE = 1, 1
 SECRET = "a password that no log may hold"
@@ -37,12 +35,9 @@ ANOTHER = NewUser(
 )
 
 
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    database = Database.open(tmp_path / "appliance.db", MIGRATIONS)
-    bootstrap(database, Keyring(database, b"p" * 32), None)
-    yield database
-    database.close()
+@pytest.fixture(autouse=True)
+def administrator(database: Database, keyring: Keyring) -> None:
+    bootstrap(database, keyring, None)
 
 
 @pytest.fixture
