@@ -112,7 +112,8 @@ class Relay:
     """A stream on its way from an upstream to the client.
 
     ``with_usage`` ends it with the usage, ``running_usage`` leaves that in its chunks where the upstream
-    sends it. Tokens are counted as they pass: a client that leaves has used what it was sent.
+    sends it. Tokens are counted as they pass: a client that leaves has used what it was sent. Choices are remembered
+    until the stream's end: more than ``most_choices`` are none that anybody asked for.
     """
 
     def __init__(
@@ -124,6 +125,7 @@ class Relay:
         meter: Meter,
         *,
         model: str,
+        most_choices: int,
         with_usage: bool,
         running_usage: bool,
     ) -> None:
@@ -133,6 +135,7 @@ class Relay:
         self._stream = stream
         self._meter = meter
         self._model = raw(model)
+        self._most_choices = most_choices
         self._with_usage = with_usage
         self._running_usage = running_usage
         self._id: msgspec.Raw | None = None
@@ -143,8 +146,8 @@ class Relay:
         self._text_bytes = 0
         self._said = Counts()
         # Choices that have begun, and those of them that have ended.
-        self._begun: set[Any] = set()
-        self._ended: set[Any] = set()
+        self._begun: set[int] = set()
+        self._ended: set[int] = set()
 
     async def start(self) -> None:
         """Take the first event. Raises UpstreamUnavailableError, UpstreamError when it is none that we can send."""
@@ -198,9 +201,12 @@ class Relay:
 
     def _observe(self, choices: list[_Choice], usage: msgspec.Raw | None) -> None:
         for choice in choices:
-            self._begun.add(str(choice.index))
+            number = choice.index if isinstance(choice.index, int) else 0
+            self._begun.add(number)
+            if len(self._begun) > self._most_choices:
+                raise unavailable(self._upstream.name, f"sends more than {self._most_choices} choices")
             if choice.finish_reason is not None:
-                self._ended.add(str(choice.index))
+                self._ended.add(number)
             texts = [text for text in choice.texts() if text]
             if not texts:
                 continue

@@ -18,6 +18,7 @@ from appliance.api.event_stream import event_stream
 from appliance.api.openai.forwarding.answer import Relay, account, generation_answer, own_id
 from appliance.api.openai.forwarding.body import (
     EMBEDDING_DEFAULTS,
+    MOST_CHOICES,
     Asked,
     generation_fields,
     received_fields,
@@ -111,6 +112,7 @@ async def _generation(
         meter,
         # OpenGateLLM's streams name the model as the provider does.
         model=provider.model_name if dialect.gateway_streams else asked.model,
+        most_choices=max(asked.sequences, MOST_CHOICES),
         with_usage=options.usage or dialect.gateway_streams,
         running_usage=options.running_usage,
     )
