@@ -24,7 +24,7 @@ from appliance.bundles.tree import check_tree
 from appliance.cli import settings_of
 from appliance.cli.output import progress_bar
 from appliance.cli.pack_upgrade import is_pack, show_packs, upgrade_pack
-from appliance.config import Settings, loaded_file
+from appliance.config import ConfigError, Settings, load_settings, loaded_file
 from appliance.control.client import run_command
 from appliance.control.errors import ControlError
 from appliance.control.stores import exclusive_lock
@@ -70,7 +70,7 @@ def command(
     systemctl: str,
 ) -> None:
     """Take a signed release or model pack into use; when it does not work here, the present one runs again."""
-    settings = settings_of(ctx)
+    settings = settings_to_resume(ctx) if resume_ else settings_of(ctx)
     box = box_of(settings, systemctl)
     if resume_:
         done = resume(box)
@@ -92,6 +92,23 @@ def command(
             upgrade_pack(settings, box, bundle, dry_run=dry_run)
         else:
             upgrade(settings, box, bundle, dry_run=dry_run)
+
+
+def settings_to_resume(ctx: click.Context) -> Settings:
+    """Return the settings; where they cannot be read, those that an interrupted switch needs to be taken back.
+
+    The program that resumes is the older one: a configuration that was written for the newer release meanwhile must
+    not keep the box from coming back, and that of before is put in its place. Raises ConfigError when nothing was
+    interrupted.
+    """
+    try:
+        return settings_of(ctx)
+    except ConfigError:
+        settings = load_settings(config_file=Path(os.devnull))
+        journal = read_journal(Layout(settings.releases_dir).journal_path)
+        if journal is None or journal.phase == "done":
+            raise
+        return msgspec.structs.replace(settings, data_dir=Path(journal.data_dir))
 
 
 def upgrade(settings: Settings, box: Box, bundle: Path, *, dry_run: bool) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from appliance.releases.errors import ReleaseError
 from appliance.releases.journal import read_journal
 from appliance.releases.layout import Layout
 from tests.releases.box import CONFIGURATION, FakeBox, Maker, configuration_of, packs_of
+from tests.service import clean_environment
 
 EVENTS = {
     *("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.symlink", "os.link", "os.chmod", "os.truncate"),
@@ -211,3 +213,44 @@ def test_the_program_of_the_real_box_is_the_same(maker: Maker, tmp_path: Path) -
     settings = Settings(data_dir=tmp_path / "data", releases_dir=tmp_path / "opt", trust_dir=maker.trust)
     box = box_of(settings, "false")
     assert box.layout.root == Layout(settings.releases_dir).root
+
+
+def test_a_configuration_that_only_the_newer_release_reads_keeps_no_box_from_coming_back(
+    box: FakeBox, maker: Maker, tmp_path: Path
+) -> None:
+    bundle = maker.bundle(2, schema=3, crashes=True)
+    _, making = in_child(lambda: copy_of(box, tmp_path / "making", maker), None)
+    _, total = in_child(lambda: copy_of(box, tmp_path / "whole", maker).upgrade(bundle), None)
+    for number, point in enumerate(range(making, total)):
+        folder = tmp_path / f"box-{number}"
+        in_child(lambda folder=folder: copy_of(box, folder, maker).upgrade(bundle), point)  # type: ignore[misc]
+        journal = read_journal(folder / "opt" / "upgrade.json")
+        if journal is not None and journal.phase == "trial":
+            break
+    configuration = folder / "appliance.toml"
+    configuration.write_text("setting_of_tomorrow = 1\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "appliance", "upgrade", "--resume"],
+        capture_output=True,
+        text=True,
+        env=clean_environment(
+            APPLIANCE_CONFIG=str(configuration), APPLIANCE_RELEASES_DIR=str(folder / "opt")
+        ),
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert Layout(folder / "opt").current().sequence == 1
+    assert configuration.read_text() == CONFIGURATION
+    # Once nothing is to be taken back, a setting that is none is said.
+    configuration.write_text("setting_of_tomorrow = 1\n")
+    refused = subprocess.run(
+        done.args,
+        capture_output=True,
+        text=True,
+        env=clean_environment(
+            APPLIANCE_CONFIG=str(configuration), APPLIANCE_RELEASES_DIR=str(folder / "opt")
+        ),
+        timeout=120,
+    )
+    assert refused.returncode == 1
+    assert "unknown setting 'setting_of_tomorrow'" in refused.stderr
