@@ -79,18 +79,11 @@ async def admitted(
         return enter(request, None, route), body
     try:
         call = enter(request, name, route)
-    except ForbiddenModelError:
-        if (
-            body_first and dialect_of(request).hide_forbidden_models
-        ):  # like one that does not exist in this too
+    except (ForbiddenModelError, ModelNotFoundError, WrongTaskError) as error:
+        # Where forbidden models are hidden, one is like a model that does not exist in this too.
+        told = isinstance(error, ForbiddenModelError) and not dialect_of(request).hide_forbidden_models
+        if isinstance(error, WrongTaskError) or (body_first and not told):
             await check()
-        raise
-    except ModelNotFoundError:
-        if body_first:
-            await check()
-        raise
-    except WrongTaskError:
-        await check()
         raise
     return call, await check()
 
