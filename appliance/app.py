@@ -31,6 +31,7 @@ from appliance.api.routes import routes
 from appliance.audit.keeper import AuditKeeper
 from appliance.control.commands import Commands
 from appliance.control.pack_trials import PackTrials
+from appliance.control.releases_seen import record_release
 from appliance.control.server import ControlServer
 from appliance.control.state import state_of
 from appliance.control.stores import Stores
@@ -75,6 +76,10 @@ def build_app(
         def job_ended() -> None:
             loop.call_soon_threadsafe(gateway.refresh_soon)
 
+        async def opened() -> None:
+            await gate.watch()
+            await record_release(stores.database, stores.audit, settings.releases_dir)
+
         jobs = JobRunner(stores.database, job_handlers(stores.packs, settings), job_ended)
         trials = PackTrials(stores.packs, catalog, gateway.refresh)
         commands = Commands(stores, jobs, gateway.refresh, lambda: state_of(catalog, gate), trials.outcome)
@@ -108,7 +113,7 @@ def build_app(
             jobs.start()
             looking = asyncio.create_task(trials.watch(), name="packs on trial")
             started.callback(looking.cancel)
-            watching = asyncio.create_task(gate.watch(), name="write gate")
+            watching = asyncio.create_task(opened(), name="write gate")
             started.callback(watching.cancel)
             started.push_async_callback(control.close)
             await control.start()

@@ -89,15 +89,19 @@ class Layout:
 
     def current(self) -> Release:
         """Return the release that the service runs. Raises ReleaseError when none is installed."""
-        self.require_installed()
-        return self.get(self.current_link.readlink().name)
+        return self.get(self.require_installed())
 
-    def require_installed(self) -> None:
-        """Raise ReleaseError where ``install.sh`` never was; to be asked before anything is made or locked."""
-        if not self.current_link.is_symlink():
+    def require_installed(self) -> str:
+        """Return the name of the current release, before anything is made or locked where there is none.
+
+        Raises ReleaseError where ``install.sh`` never was.
+        """
+        try:
+            return self.current_link.readlink().name
+        except OSError:
             raise ReleaseError(
                 f"no release is installed in {self.root}: this is for boxes that install.sh made"
-            )
+            ) from None
 
     def running(self) -> BundleManifest | None:
         """Return the manifest of the current release, None where none is installed."""

@@ -103,6 +103,16 @@ class Box:
         )
         return {item["name"] for item in answer.json()["data"]}
 
+    def releases_seen(self) -> list[str]:
+        """Return which releases the audit log says have served, in their order."""
+        answer = httpx.get(
+            f"http://127.0.0.1:{self.port}/v1/admin/audit?action=release.start",
+            headers={"Authorization": f"Bearer {KEY}"},
+            trust_env=False,
+            timeout=30,
+        )
+        return [line["target"] for line in reversed(answer.json()["data"])]
+
     def schema(self) -> tuple[int, int]:
         with closing(connect(self.data_dir / "appliance.db", read_only=True)) as connection:
             return versions(wrap(connection))
@@ -133,11 +143,19 @@ def test_upgrade_with_a_migration_and_the_way_back(real: Box, maker: Maker) -> N
     assert real.layout.current().sequence == 2
     assert real.schema() == (len(MIGRATIONS) + 1, len(MIGRATIONS))
     assert real.post("by the second").status_code < 300
+    first, second = "0.1 (number 1)", "0.2 (number 2)"
+    wait_for(lambda: real.releases_seen() == [first, second])
     done = real.run("rollback")
     assert done.returncode == 0, done.stderr + done.stdout
     assert real.layout.current().sequence == 1
     assert {"before", "by the second"} <= real.names()
     assert real.post("by the first again").status_code < 300
+    wait_for(lambda: real.releases_seen() == [first, second, first])
+    # Another start of the same release is none of another one.
+    real.control("stop")
+    real.control("start")
+    assert real.post("after another start").status_code < 300
+    assert real.releases_seen() == [first, second, first]
 
 
 def test_a_broken_release_comes_back_by_itself(real: Box, maker: Maker) -> None:
@@ -149,6 +167,7 @@ def test_a_broken_release_comes_back_by_itself(real: Box, maker: Maker) -> None:
     assert real.schema() == (len(MIGRATIONS), oldest_reader(MIGRATIONS))
     assert "before" in real.names()
     assert real.post("goes on").status_code < 300
+    assert len(real.releases_seen()) == 1
 
 
 def test_the_trial_refuses_writes_and_ends_when_the_command_is_killed(real: Box, maker: Maker) -> None:
