@@ -229,15 +229,16 @@ def test_an_ipv4_client_of_a_socket_for_both_families_is_named_by_its_ipv4_addre
 ) -> None:
     key_file = tmp_path / "key"
     key_file.write_text(KEY)
-    settings = {
-        "APPLIANCE_BOOTSTRAP_KEY_FILE": str(key_file),
-        "APPLIANCE_ALLOW_PLAIN_HTTP": "true",
-        "APPLIANCE_TRUSTED_PROXIES": trusted,
-    }
     with (
         # As systemd makes it of ListenStream=443.
         socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as listener,
-        managed_service(tmp_path, listener, **settings) as box,
+        managed_service(
+            tmp_path,
+            listener,
+            APPLIANCE_BOOTSTRAP_KEY_FILE=str(key_file),
+            APPLIANCE_ALLOW_PLAIN_HTTP="true",
+            APPLIANCE_TRUSTED_PROXIES=trusted,
+        ) as box,
     ):
         box.wait_until_ready()
         transport = httpx.HTTPTransport(verify=PLAIN, local_address=PROXY)
