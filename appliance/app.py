@@ -44,6 +44,7 @@ from appliance.jobs.handlers import job_handlers
 from appliance.jobs.runner import JobRunner
 from appliance.releases.gate import WriteGate
 from appliance.service.presence import Presence
+from appliance.signing.trust import trust_store
 from appliance.storage.spool import Spool
 
 # With the default of 5 ms, a thread that holds the GIL delays a 1 ms engine step several times over.
@@ -81,7 +82,7 @@ def build_app(
             await record_release(stores.database, stores.audit, settings.releases_dir)
 
         jobs = JobRunner(stores.database, job_handlers(stores.packs, settings), job_ended)
-        trials = PackTrials(stores.packs, catalog, gateway.refresh)
+        trials = PackTrials(stores.packs, trust_store(settings), catalog, gateway.refresh)
         commands = Commands(stores, jobs, gateway.refresh, lambda: state_of(catalog, gate), trials.outcome)
         control = ControlServer(settings.control_path, commands)
         box = Box(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 
+from appliance.bundles import trial_numbers
 from appliance.bundles.packs import pack_reader
 from appliance.frozen import is_frozen
 from appliance.packs.manifest import Manifest
@@ -70,14 +71,14 @@ def install_pack(
     """Verify and install a bundle, a plain archive or a directory; see ``PackStore.install`` for crashes.
 
     The sequence is recorded right before the new pack takes the old one's place: whatever happens in
-    between, the same bundle is accepted again and an older one is not. Raises SigningError, BundleError,
-    PackError.
+    between, the same bundle is accepted again and an older one is not, until the pack gives way because it does not
+    load. Raises SigningError, BundleError, PackError.
     """
     verified = verify_pack(source, trust, allow_unsigned=allow_unsigned, meter=Meter(progress, cancelled))
 
-    def accept(_manifest: Manifest) -> None:
+    def accept(manifest: Manifest) -> None:
         if verified is not None:
-            trust.accept(verified)
+            trial_numbers.accept(packs, trust, manifest, verified)
 
     reader = None if source.is_dir() else pack_reader(verified)
     manifest = packs.install(source, progress, cancelled, reader=reader, accept=accept, keep_previous=True)

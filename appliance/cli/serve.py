@@ -128,12 +128,16 @@ async def serve(
 
     Models are read first, by threads that hardly need the interpreter: it imports and builds the API meanwhile.
     """
+    from appliance.control.pack_trials import leave_deadly
     from appliance.engines.cores import Cores
     from appliance.gateway.catalog import Catalog
+    from appliance.packs import attempts
+    from appliance.signing.trust import trust_store
 
     catalog = Catalog(stores.packs, Cores(stores.settings.threads), stores.settings)
     try:
         with cancelled_by_signals():
+            await asyncio.to_thread(leave_deadly, stores.packs, trust_store(stores.settings))
             await catalog.refresh()
             server = await asyncio.to_thread(
                 build_server, stores, catalog, listeners, tls, notifier, watchdog_seconds
@@ -142,6 +146,8 @@ async def serve(
         await server.serve(sockets=listeners)
     finally:
         await catalog.close()
+        # Whatever ends it here is no fault of a pack on trial.
+        attempts.clear(stores.packs.path)
 
 
 @contextmanager
@@ -152,17 +158,23 @@ def cancelled_by_signals() -> Iterator[None]:
     """
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None  # noqa: S101
+    ending = False
 
     def cancel(_number: int, _frame: FrameType | None) -> None:
+        nonlocal ending
+        ending = True
         for number in ENDING_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
         loop.call_soon_threadsafe(task.cancel)
 
     for number in ENDING_SIGNALS:
         signal.signal(number, cancel)
-    yield
-    for number in ENDING_SIGNALS:
-        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        # Also after a start that failed: the loop to cancel in is gone soon.
+        for number in () if ending else ENDING_SIGNALS:
+            signal.signal(number, stop)
 
 
 def server_tls(settings: Settings) -> ServerTls | None:

@@ -6,13 +6,64 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
+from appliance.bundles import trial_numbers
+from appliance.errors import ApplianceError
 from appliance.gateway.catalog import Catalog
-from appliance.packs.errors import PackError, PackNotFoundError
+from appliance.packs import attempts
+from appliance.packs.errors import PackNotFoundError
+from appliance.packs.manifest import Manifest
 from appliance.packs.store import PackStore
+from appliance.signing.trust import TrustStore
 
 log = logging.getLogger(__name__)
 
 LOOK_EVERY_SECONDS = 0.5
+# A power cut may come while a pack is loaded, also twice; a pack that ends the service does so each time.
+MOST_ATTEMPTS = 2
+
+
+def leave_deadly(packs: PackStore, trust: TrustStore) -> None:
+    """Before anything is loaded: leave each version on trial with which starts ended by a kill or a fault of memory.
+
+    What cannot be counted or left is logged: the start goes on.
+    """
+    for name in packs.previous():
+        try:
+            if attempts.begin(packs.path, name) < MOST_ATTEMPTS:
+                continue
+            log.error(
+                "the service ended %d times while it loaded the new version of %s: it is left again, the former one "
+                "returns",
+                MOST_ATTEMPTS,
+                name,
+            )
+            give_way(packs, trust, name, packs.get(name).manifest)
+        except (ApplianceError, OSError) as error:
+            log.warning("the trial of %s cannot be looked after: %s", name, error)
+
+
+def give_way(packs: PackStore, trust: TrustStore, name: str, manifest: Manifest | None) -> None:
+    """Put the former version in place of one that does not work, whose number counts no more.
+
+    May be cut off at any instant and done again. Raises PackError, SigningError, OSError.
+    """
+    if manifest is not None:
+        trial_numbers.withdraw(packs, trust, manifest)
+    packs.put_back_previous(name)
+    _decided(packs, name)
+
+
+def stay(packs: PackStore, trust: TrustStore, name: str, manifest: Manifest | None) -> None:
+    """Let a version stay that has loaded, or has nothing to load. Raises PackError, SigningError, OSError."""
+    if manifest is not None:
+        trial_numbers.keep(packs, trust, manifest)
+    packs.settle_previous(name)
+    _decided(packs, name)
+
+
+def _decided(packs: PackStore, name: str) -> None:
+    trial_numbers.forget(packs, name)
+    attempts.clear(packs.path, name)
 
 
 class PackTrials:
@@ -22,8 +73,11 @@ class PackTrials:
     version is there until one of the two has been decided for.
     """
 
-    def __init__(self, packs: PackStore, catalog: Catalog, refresh: Callable[[], Awaitable[None]]) -> None:
+    def __init__(
+        self, packs: PackStore, trust: TrustStore, catalog: Catalog, refresh: Callable[[], Awaitable[None]]
+    ) -> None:
         self._packs = packs
+        self._trust = trust
         self._catalog = catalog
         self._refresh = refresh
         # Why a version of a pack was left again: by name and version.
@@ -35,7 +89,7 @@ class PackTrials:
             try:
                 for name in await asyncio.to_thread(self._packs.previous):
                     await self._settle(name)
-            except (PackError, OSError) as error:
+            except (ApplianceError, OSError) as error:
                 log.warning("packs of before cannot be looked after: %s", error)
             await asyncio.sleep(LOOK_EVERY_SECONDS)
 
@@ -59,9 +113,9 @@ class PackTrials:
             reason = model.error or "it does not load"
             self.failures[name, model.manifest.version] = reason
             log.error("the new version of %s is left again, the former one returns: %s", name, reason)
-            await asyncio.to_thread(self._packs.put_back_previous, name)
+            await asyncio.to_thread(give_way, self._packs, self._trust, name, model.manifest)
             await self._refresh()
             return
         if model is not None:
             self.failures.pop((name, model.manifest.version), None)
-        await asyncio.to_thread(self._packs.settle_previous, name)
+        await asyncio.to_thread(stay, self._packs, self._trust, name, installed.manifest)

@@ -4,7 +4,8 @@ Names with a leading dot are the store's own: ``.lock``, ``.verified`` (hash cac
 interrupted change leaves behind until the next sweep: ``.staging-*`` (a pack being written, or the
 old one after a swap), ``.old-NAME`` (the old one, where names cannot be swapped), ``.removed-*``.
 ``.previous-NAME`` is a pack that was replaced and is kept until the new one has shown that it loads; then it is
-``.former-NAME``, for whoever wants to go back.
+``.former-NAME``, for whoever wants to go back. ``.attempts-NAME`` and ``.number-NAME`` are notes of such a trial
+(``attempts``, ``bundles.trial_numbers``).
 """
 
 from __future__ import annotations
@@ -17,7 +18,17 @@ from pathlib import Path
 
 import msgspec
 
-from appliance.disk import REMOVED, copy_by_names, free_bytes, put_back, remove, replace, sync_directory
+from appliance.disk import (
+    REMOVED,
+    copy_by_names,
+    free_bytes,
+    own_bytes,
+    put_back,
+    remove,
+    replace,
+    sync_directory,
+)
+from appliance.packs import attempts
 from appliance.packs.archive import read_archive, write_archive
 from appliance.packs.directory import check_files, check_unlisted, read_directory
 from appliance.packs.errors import PackCancelledError, PackError, PackNotFoundError, PackSpaceError, refusal
@@ -312,6 +323,8 @@ class PackStore:
         """Give the installed version a second name, file by file, when it is whole and another one."""
         kept = self.path / f"{_PREVIOUS}{manifest.name}"
         old = self.path / manifest.name
+        # What ended the service was another version.
+        attempts.clear(self.path, manifest.name)
         if kept.exists() or not old.is_dir() or self._look(manifest.name).manifest in (None, manifest):
             return  # the version that is known to work stays the one to go back to
         staging = self.path / f".staging-{secrets.token_hex(8)}"
@@ -329,9 +342,10 @@ class PackStore:
     def _admit(self, manifest: Manifest) -> None:
         needed = RESERVE_BYTES + sum(-(-entry.size // _BLOCK) * _BLOCK for entry in manifest.file)
         free = free_bytes(self.path)
-        if free < needed:
+        former = self.path / f"{_FORMER}{manifest.name}"
+        if free < needed <= free + own_bytes(former):
             # A way back to a version before the last is worth less than the new one.
-            self._drop(self.path / f"{_FORMER}{manifest.name}")
+            self._drop(former)
             free = free_bytes(self.path)
         if free < needed:
             raise PackSpaceError(

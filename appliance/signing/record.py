@@ -45,7 +45,13 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         """Return this record with a sequence noted, unless a higher one is."""
         accepted = dict(self.accepted(kind, name))
         accepted[key_id] = max(sequence, accepted.get(key_id, 0))
-        return msgspec.structs.replace(self, sequences={**self.sequences, f"{kind}:{name}": accepted})
+        return self.with_sequences(kind, name, accepted)
+
+    def with_sequences(self, kind: str, name: str, numbers: dict[str, int]) -> Record:
+        """Return this record with the accepted sequences of one subject in place of those that it has."""
+        subject = f"{kind}:{name}"
+        others = {key: value for key, value in self.sequences.items() if key != subject}
+        return msgspec.structs.replace(self, sequences={**others, subject: numbers} if numbers else others)
 
 
 def read_record(path: Path) -> Record:

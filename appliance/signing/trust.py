@@ -100,6 +100,20 @@ class TrustStore:
             key_id, sequence = verified.key_id, verified.sequence
             write_record(self._path, record.with_sequence(verified.kind, verified.name, key_id, sequence))
 
+    def accepted(self, kind: Kind, name: str) -> dict[str, int]:
+        """Return the highest number that was accepted of each signing key, under one name."""
+        return read_record(self._path).accepted(kind, name)
+
+    def restore(self, kind: Kind, name: str, numbers: dict[str, int], *, instead_of: dict[str, int]) -> None:
+        """Let other numbers count under a name, where ``instead_of`` still does: what was accepted was left again.
+
+        Only for what never served. Durable when it returns; once more is harmless.
+        """
+        with changing(self._path):
+            record = read_record(self._path)
+            if record.accepted(kind, name) == instead_of:
+                write_record(self._path, record.with_sequences(kind, name, numbers))
+
     def check_list(self, path: Path) -> TrustList:
         """Check a trust list and its signature, and that it could be applied, without applying it."""
         data, signature = read_list(path)

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
+from appliance.bundles import trial_numbers
 from appliance.control import pack_trials
-from appliance.control.pack_trials import PackTrials
+from appliance.control.pack_trials import PackTrials, give_way, stay
+from appliance.packs.manifest import Manifest
 from appliance.packs.store import PackStore
+from appliance.signing.keys import SecretKey, write_public_key
+from appliance.signing.trust import TrustStore, Verified
 from tests.packs.sample import contents, write_pack
+from tests.releases.test_pulled_plug import in_child
 
 
 class Served:
@@ -51,13 +60,17 @@ def packs(tmp_path: Path) -> PackStore:
     return store
 
 
+def trust_of(packs: PackStore) -> TrustStore:
+    return TrustStore(packs.path.with_name("trust.json"), ())
+
+
 def version(packs: PackStore) -> str:
     manifest = packs.verify("sample")
     return manifest.version
 
 
 async def settled(packs: PackStore, served: Served) -> PackTrials:
-    trials = PackTrials(packs, served, served.refresh)  # type: ignore[arg-type] # as much of a catalog as it asks for
+    trials = PackTrials(packs, trust_of(packs), served, served.refresh)  # type: ignore[arg-type] # as much of a catalog as it asks for
     watching = asyncio.create_task(trials.watch())
     async with asyncio.timeout(30):
         reason = await trials.outcome("sample", "2")
@@ -84,7 +97,7 @@ async def test_nothing_is_decided_while_it_loads(packs: PackStore, monkeypatch: 
     monkeypatch.setattr(pack_trials, "LOOK_EVERY_SECONDS", 0.01)
     served = Served(packs, loads=True)
     served.model.state = "loading"
-    watching = asyncio.create_task(PackTrials(packs, served, served.refresh).watch())  # type: ignore[arg-type]
+    watching = asyncio.create_task(PackTrials(packs, trust_of(packs), served, served.refresh).watch())  # type: ignore[arg-type]
     await asyncio.sleep(0.2)
     watching.cancel()
     assert packs.previous() == ("sample",)
@@ -107,3 +120,40 @@ def test_the_version_that_worked_stays_the_one_to_go_back_to(packs: PackStore, t
     packs.install(write_pack(tmp_path / "three", contents(3), version='"3"'), keep_previous=True)
     packs.put_back_previous("sample")
     assert version(packs) == "1"
+
+
+@pytest.mark.parametrize("then", [give_way, stay])
+def test_killed_at_any_step_of_giving_way_number_and_version_are_of_one_mind(
+    packs: PackStore, tmp_path: Path, then: Callable[[PackStore, TrustStore, str, Manifest | None], None]
+) -> None:
+    key = SecretKey.generate()
+    (tmp_path / "keys").mkdir(mode=0o755)
+    write_public_key(tmp_path / "keys" / "vendor.pub", key.public)
+    signed = Verified(name="sample", sequence=1, kind="pack", key_id=key.public.id, digest=b"", size=0)
+    packs.put_back_previous("sample")
+    accepting = TrustStore(packs.path.with_name("trust.json"), (tmp_path / "keys",))
+    accepting.accept(signed)
+    tried = packs.install(
+        write_pack(tmp_path / "tried", contents(2), version='"2"'),
+        accept=lambda manifest: trial_numbers.accept(
+            packs, accepting, manifest, msgspec.structs.replace(signed, sequence=2)
+        ),
+        keep_previous=True,
+    )
+    killed, step, seen = True, 0, set()
+    while killed:
+        folder = tmp_path / f"box-{step}"
+        shutil.copytree(packs.path, folder / "packs")
+        shutil.copyfile(packs.path.with_name("trust.json"), folder / "trust.json")
+        mine, trust = PackStore(folder / "packs"), TrustStore(folder / "trust.json", (tmp_path / "keys",))
+        killed, _ = in_child(partial(give_way, mine, trust, "sample", tried), step)
+        # The next start tries what is there, unless that is decided; the version before loads.
+        mine.sweep()
+        if "sample" in mine.previous():
+            (then if version(mine) == "2" else stay)(mine, trust, "sample", mine.get("sample").manifest)
+        number = trust.accepted("pack", "sample")[key.public.id]
+        assert version(mine) == str(number)
+        seen.add(number)
+        step += 1
+    assert step > 5
+    assert 1 in seen

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,15 +13,17 @@ from pathlib import Path
 
 import pytest
 
+from appliance.bundles.installation import install_pack
 from appliance.bundles.packs import export_pack
 from appliance.cli.pack_upgrade import show_packs
 from appliance.config import Settings
 from appliance.packs.store import PackStore
 from appliance.signing.keys import SecretKey, write_public_key
 from appliance.signing.signatures import sign_file
+from appliance.signing.trust import TrustStore
 from build.smoke_packs import write_smoke_packs
 from tests.pack_variants import other_version
-from tests.service import Service, clean_environment, running_service
+from tests.service import KEY, Service, clean_environment, free_port, running_service
 
 PACK = "smoke-embedding"
 TEXT = {"model": PACK, "input": "a ferry"}
@@ -173,6 +176,58 @@ def test_a_pack_that_is_installed_unseen_and_does_not_load_is_left_again(box: Bo
     # The way back is still the one of before.
     box.well("rollback", PACK)
     assert box.version() == "1"
+
+
+def test_a_number_counts_no_more_once_its_pack_gave_way(box: Box, vendor: Vendor) -> None:
+    box.well("upgrade", str(bundle(vendor, 2)))
+    broken = vendor.bundle(9, graph=b"nor is this a graph")
+    assert "cannot be loaded" in box.refused("pack", "install", str(broken))
+    # What is newer than all that ever served is no older one because of it; what is older than that stays refused.
+    box.well("upgrade", str(bundle(vendor, 8)))
+    assert box.version() == "8"
+    assert "older than number 8" in box.refused("upgrade", str(bundle(vendor, 4)))
+    assert box.hidden() == [f".former-{PACK}"]
+
+
+@pytest.mark.parametrize(
+    ("number", "stays"), [(signal.SIGKILL, "1"), (signal.SIGTERM, "2")], ids=["killed", "ended-in-good-order"]
+)
+def test_a_pack_that_ends_the_service_while_it_is_loaded_is_left_again(
+    tmp_path: Path, vendor: Vendor, number: signal.Signals, stays: str
+) -> None:
+    data = tmp_path / "data"
+    packs, trust = PackStore(data / "packs"), TrustStore(data / "trust.json", (vendor.trust,))
+    packs.install(vendor.folder / "packs" / PACK)
+    install_pack(packs, trust, bundle(vendor, 2))
+    for _ in range(2):
+        begin_to_start_and(number, data, vendor)
+    with running_service(data, APPLIANCE_TRUST_DIR=str(vendor.trust)) as service:
+        mine = Box(service, vendor.trust)
+        assert mine.version() == stays
+        # The one that was left is no reason to refuse another.
+        mine.well("pack", "install", str(bundle(vendor, 3)))
+        assert mine.version() == "3"
+        assert mine.hidden() == [f".former-{PACK}"]
+        assert not list((data / "packs").glob(".[an]*"))
+
+
+def begin_to_start_and(number: signal.Signals, data: Path, vendor: Vendor) -> None:
+    """Send a signal to a service that has begun to load what is on trial."""
+    attempts = data / "packs" / f".attempts-{PACK}"
+    before = attempts.read_bytes() if attempts.exists() else b""
+    key_file = data / "bootstrap-key"
+    key_file.write_text(KEY)
+    settings = clean_environment(
+        APPLIANCE_DATA_DIR=str(data),
+        APPLIANCE_PORT=str(free_port()),
+        APPLIANCE_TRUST_DIR=str(vendor.trust),
+        APPLIANCE_BOOTSTRAP_KEY_FILE=str(key_file),
+    )
+    with subprocess.Popen([sys.executable, "-m", "appliance", "serve"], env=settings) as process:
+        while (attempts.read_bytes() if attempts.exists() else b"") == before:
+            assert process.poll() is None
+        process.send_signal(number)
+    assert PackStore(data / "packs").previous() == (PACK,)
 
 
 def test_a_stranger_s_or_damaged_pack_is_refused(box: Box, vendor: Vendor, tmp_path: Path) -> None:
