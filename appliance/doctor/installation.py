@@ -91,7 +91,7 @@ def check_port(settings: Settings, machine: Machine) -> Finding:
         case "free":
             return finding("ok", f"{address} is free")
         case "ours":
-            return finding("ok", f"the service listens on {address}")
+            return finding("ok", f"the service listens on port {settings.port}")  # where, its socket says
         case "taken":
             return finding(
                 "error",

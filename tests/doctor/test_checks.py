@@ -108,7 +108,7 @@ def test_a_well_machine_has_nothing_to_find(settings: Settings) -> None:
         ("port", "error", "may not listen", {"port": "forbidden"}),
         ("port", "error", "no address of this machine", {"port": "not here"}),
         ("port", "warning", "cannot be seen", {"port": "unknown"}),
-        ("port", "ok", "the service listens", {"port": "ours"}),
+        ("port", "ok", "the service listens on port 8080", {"port": "ours"}),
     ],
 )
 def test_one_thing_wrong(
