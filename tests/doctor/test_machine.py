@@ -90,8 +90,16 @@ def test_a_taken_port_and_a_free_one(
 async def test_whether_the_service_runs(tmp_path: Path) -> None:
     settings = settings_at(tmp_path, 1)
     assert service_runs(settings) is False
-    server = await asyncio.start_unix_server(lambda _, writer: writer.close(), settings.control_path)
+    hung_up = asyncio.Event()
+
+    async def hang_up(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+        await writer.wait_closed()
+        hung_up.set()
+
+    server = await asyncio.start_unix_server(hang_up, settings.control_path)
     assert await asyncio.to_thread(service_runs, settings) is True
+    await hung_up.wait()
     server.close()
     await server.wait_closed()
     assert service_runs(settings) is False

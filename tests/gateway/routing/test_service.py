@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.people import make_person
+from tests.people import Person, make_person
 from tests.service import Service, running_service
 
 
@@ -94,17 +94,18 @@ def upstream(gateway: Service) -> Iterator[Upstream]:
         server.shutdown()
 
 
-def ask(http: httpx.Client, text: str) -> httpx.Response:
+def ask(caller: Service | Person, text: str) -> httpx.Response:
     body = {"model": "held", "messages": [{"role": "user", "content": text}], "max_tokens": 5}
-    return http.post("/v1/chat/completions", json=body)
+    with caller.http as http:
+        return http.post("/v1/chat/completions", json=body)
 
 
 def test_a_request_beyond_the_limit_waits_and_is_told_how_long(gateway: Service, upstream: Upstream) -> None:
-    with ThreadPoolExecutor(1) as pool, gateway.http as http:
-        first = pool.submit(ask, gateway.http, "first")
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(ask, gateway, "first")
         assert upstream.arrived.get(timeout=10) == "first"
         started = time.monotonic()
-        second = ask(http, "second")
+        second = ask(gateway, "second")
         waited = time.monotonic() - started
         upstream.go.release()
         assert first.result().status_code == 200
@@ -120,10 +121,10 @@ def test_who_waits_is_served_by_priority_as_soon_as_a_place_frees(
 ) -> None:
     people = {priority: make_person(gateway, priority=priority) for priority in (0, 2, 9)}
     with ThreadPoolExecutor(5) as pool:
-        answers = [pool.submit(ask, gateway.http, "running")]
+        answers = [pool.submit(ask, gateway, "running")]
         assert upstream.arrived.get(timeout=10) == "running"
         for priority, person in people.items():
-            answers.append(pool.submit(ask, person.http, str(priority)))
+            answers.append(pool.submit(ask, person, str(priority)))
             time.sleep(0.3)
         order = []
         for _ in people:
@@ -144,5 +145,4 @@ def test_a_client_that_leaves_frees_its_place(gateway: Service, upstream: Upstre
     assert upstream.arrived.get(timeout=10) == "gone"
     upstream.go.release()
     upstream.go.release()
-    with gateway.http as http:
-        assert ask(http, "next").status_code == 200
+    assert ask(gateway, "next").status_code == 200
