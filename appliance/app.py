@@ -22,6 +22,7 @@ from appliance.accounts.sealing import Sealer
 from appliance.api.authentication import authorize, on_loop, require_access
 from appliance.api.documentation import openapi_config
 from appliance.api.errors import error_response, http_error_response, internal_error_response
+from appliance.api.failed_start import FailedStart
 from appliance.api.monitoring.backups import BackupCollector
 from appliance.api.monitoring.gauges import Box, Connections
 from appliance.api.monitoring.metrics import Metrics
@@ -66,6 +67,7 @@ def build_app(
     metrics = Metrics()
     gate = WriteGate(settings.releases_dir, settings.data_dir)
     keeper = AuditKeeper(stores.database, stores.audit)
+    failed = FailedStart()
 
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
@@ -136,7 +138,7 @@ def build_app(
                 HTTPException: http_error_response,
                 Exception: internal_error_response,
             },
-            lifespan=[lifespan],
+            lifespan=[failed.remembering(lifespan)],
             state=State(
                 {
                     "settings": settings,
@@ -157,4 +159,4 @@ def build_app(
         )
     )
     require_access(app.routes)
-    return observed(app, metrics, settings.request_read_timeout)
+    return observed(failed.saying(app), metrics, settings.request_read_timeout)

@@ -84,6 +84,22 @@ def test_an_unknown_setting_stops_the_start_with_one_line(tmp_path: Path) -> Non
     assert result.stderr == "appliance: unknown setting APPLIANCE_PROT in the environment\n"
 
 
+def test_what_keeps_the_service_from_starting_is_said_without_a_traceback(tmp_path: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "appliance", "--data-dir", str(tmp_path / "data"), "serve"],
+        capture_output=True,
+        text=True,
+        env=clean_environment(
+            APPLIANCE_PORT=str(free_port()), APPLIANCE_TRUSTED_AUTHORITIES=str(tmp_path / "nowhere.pem")
+        ),
+        timeout=60,
+    )
+    assert result.returncode != 0
+    assert str(tmp_path / "nowhere.pem") in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "data" / "appliance.db-wal").exists()
+
+
 def test_kill_9_and_start_again(tmp_path: Path) -> None:
     data_dir = tmp_path / "data"
     with running_service(data_dir) as service:
