@@ -17,12 +17,13 @@ from appliance.disk import write_whole
 from appliance.packs.errors import refusal
 from appliance.packs.manifest import Manifest
 from appliance.packs.store import PackStore
+from appliance.signing.signatures import Kind
 from appliance.signing.trust import TrustStore, Verified
 
 log = logging.getLogger(__name__)
 
 _NUMBER = ".number-"
-KIND = "pack"
+KIND: Kind = "pack"
 
 
 class _Noted(msgspec.Struct, frozen=True, kw_only=True):
