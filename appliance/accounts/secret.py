@@ -13,6 +13,19 @@ from appliance.disk import write_whole
 SECRET_BYTES = 32
 
 
+def has_secret(path: Path) -> bool:
+    """Return whether the secret is there. Raises AccountError when this user may not read it."""
+    try:
+        with path.open("rb"):
+            return True
+    except PermissionError:
+        raise AccountError(
+            f"{path} cannot be read by the user that the data belong to, as whom this runs: give it the file"
+        ) from None
+    except OSError:
+        return False
+
+
 def load_secret(path: Path) -> bytes:
     """Read the secret, or make it at first boot (mode 0600, on disk before it is used).
 

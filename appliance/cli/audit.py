@@ -15,7 +15,7 @@ import click
 import msgspec
 import sqlite_utils
 
-from appliance.accounts.secret import derive, load_secret
+from appliance.accounts.secret import derive, has_secret, load_secret
 from appliance.audit.chain import Head, parse_head
 from appliance.audit.errors import AuditError
 from appliance.audit.lines import Filter, list_lines
@@ -118,7 +118,7 @@ def read_store(settings: Settings, read: Callable[[sqlite_utils.Database], T]) -
 def verified(settings: Settings, recorded: Head | None) -> Any:
     """Return what a verification of the log shows, read from the store. Raises ControlError."""
     become_owner(settings.data_dir)
-    if not settings.secret_path.exists():
+    if not has_secret(settings.secret_path):
         raise ControlError(f"{settings.secret_path} is missing, without which the log cannot be verified")
     key = derive(load_secret(settings.secret_path), "audit log")
     heads = [] if recorded is None else [recorded]

@@ -12,7 +12,7 @@ from pathlib import Path
 from appliance.accounts.bootstrap import bootstrap
 from appliance.accounts.errors import AccountError
 from appliance.accounts.keys import Keyring
-from appliance.accounts.secret import derive, load_secret
+from appliance.accounts.secret import derive, has_secret, load_secret
 from appliance.accounts.setup import SetupCodes
 from appliance.audit.log import AuditLog
 from appliance.config import Settings
@@ -73,7 +73,7 @@ def check_secret(database: Database, settings: Settings) -> None:
     A new one for a store that has keys would make all of them invalid; of two that differ, one would.
     """
     path, own = settings.secret_path, settings.data_dir / "secret.key"
-    if not path.exists():
+    if not has_secret(path):
         if path != own:
             raise AccountError(f"secret_file: there is no {path}")
         if database.read_sync(lambda db: db.execute("SELECT 1 FROM keys").fetchone()):

@@ -59,7 +59,9 @@ def check_secret(settings: Settings, machine: Machine) -> Finding:
     def finding(level: Level, detail: str, remedy: str = "") -> Finding:
         return Finding(check="secret", level=level, title="Secret", detail=detail, remedy=remedy)
 
-    secret = next((file for file in machine.data_files if file.path == path), None)
+    secret = machine.secret or next((file for file in machine.data_files if file.path == path), None)
+    if secret is None and settings.secret_file is None and machine.credential:
+        return finding("ok", "systemd gives it to the service as a credential")
     if secret is None:
         if any(file.path == settings.database_path for file in machine.data_files):
             return finding(

@@ -21,7 +21,7 @@ from typing import Literal
 
 import msgspec
 
-from appliance.config import Settings
+from appliance.config import SECRET_CREDENTIAL, Settings
 from appliance.engines.cores import usable_cores
 from appliance.frozen import program_file
 from appliance.storage.sqlite import library_version, sqlite
@@ -29,6 +29,8 @@ from appliance.storage.sqlite import library_version, sqlite
 # Tells whether the service runs with this data directory; None when this user cannot see that.
 ServiceRuns = Callable[[], bool | None]
 PortState = Literal["free", "ours", "taken", "forbidden", "not here", "unknown"]
+# Where systemd looks for the credentials that the unit names.
+CREDENTIAL_STORES = (Path("/etc/credstore"), Path("/etc/credstore.encrypted"))
 HOLDERS: dict[bool | None, PortState] = {True: "ours", False: "taken", None: "unknown"}
 
 
@@ -65,6 +67,9 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     data_files: tuple[FileFacts, ...]
     disk_free: int | None
     port: PortState
+    # The secret where the settings name a place outside of the data; whether systemd holds one for the service.
+    secret: FileFacts | None = None
+    credential: bool = False
 
 
 def examine_machine(settings: Settings, service_runs: ServiceRuns) -> Machine:
@@ -96,6 +101,8 @@ def examine_machine(settings: Settings, service_runs: ServiceRuns) -> Machine:
         data_files=data_files(settings.data_dir) if data_dir is not None else (),
         disk_free=disk_free(settings.data_dir),
         port=port_state(settings, service_runs),
+        secret=None if settings.secret_file is None else facts(settings.secret_file),
+        credential=any(facts(store / SECRET_CREDENTIAL) is not None for store in CREDENTIAL_STORES),
     )
 
 

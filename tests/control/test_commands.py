@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import socket
 import subprocess
 import sys
@@ -21,9 +22,11 @@ from tests.packs_fixture import built_pack
 from tests.service import EMBEDDING, Service, clean_environment, free_port, running_service
 
 
-def appliance(data_dir: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def appliance(data_dir: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "appliance", "--data-dir", str(data_dir), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=clean_environment(), timeout=60)
+    return subprocess.run(
+        command, capture_output=True, text=True, env=clean_environment(**settings), timeout=60
+    )
 
 
 def status_with(service: Service, key: str) -> int:
@@ -107,6 +110,26 @@ def test_without_its_secret_a_store_is_not_opened(tmp_path: Path) -> None:
 
     assert refused.returncode == 1
     assert "restore it from the backup" in refused.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="another user's file is made by root")
+def test_a_secret_that_the_service_s_user_may_not_read_is_said_in_words(tmp_path: Path) -> None:
+    data, secret = tmp_path / "data", tmp_path / "appliance.secret"
+    with running_service(data):
+        pass
+    (data / "secret.key").rename(secret)
+    secret.chmod(0o600)
+    nobody = pwd.getpwnam("nobody")
+    for path in (data, *data.rglob("*")):
+        os.lchown(path, nobody.pw_uid, nobody.pw_gid)
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
+    for command in (("audit", "verify"), ("key", "list")):
+        refused = appliance(data, *command, APPLIANCE_SECRET_FILE=str(secret))
+        assert refused.returncode == 1
+        assert f"{secret} cannot be read by the user that the data belong to" in refused.stderr, (
+            refused.stderr
+        )
 
 
 def test_a_pack_installed_while_the_service_runs_is_served_and_a_removed_one_is_not(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from appliance.config import Settings
 from appliance.doctor.examination import examine
 from appliance.doctor.findings import Finding
-from appliance.doctor.machine import FileFacts, Machine
+from appliance.doctor.machine import FileFacts, Machine, examine_machine
 from appliance.packs.store import PackStore
 from tests.packs.sample import contents, write_pack
 
@@ -147,6 +147,32 @@ def test_the_secret(settings: Settings) -> None:
     assert "is gone" in look(store).detail
     assert look(entry(settings.secret_path, mode=0o640)).remedy == f"chmod 600 {settings.secret_path}"
     assert "12 bytes" in look(entry(settings.secret_path, size=12)).detail
+
+
+def test_a_secret_outside_of_the_data(settings: Settings, tmp_path: Path) -> None:
+    store, place = entry(settings.database_path), tmp_path / "etc" / "appliance.secret"
+    outside = msgspec.structs.replace(settings, secret_file=place)
+
+    def look(settings: Settings, **changes: Any) -> Finding:
+        data_dir = directory(settings.data_dir)
+        return found(settings, "secret", data_dir=data_dir, data_files=(store,), **changes)
+
+    assert look(outside, secret=entry(place)).level == "ok"
+    assert "can be read by others" in look(outside, secret=entry(place, mode=0o644)).detail
+    assert "is gone" in look(outside).detail
+    # systemd gives it to the service alone.
+    handed = look(settings, credential=True)
+    assert (handed.level, "credential" in handed.detail) == ("ok", True)
+
+
+def test_the_secret_is_looked_for_where_the_settings_say(tmp_path: Path) -> None:
+    place = tmp_path / "appliance.secret"
+    settings = Settings(data_dir=tmp_path / "data", secret_file=place)
+    assert examine_machine(settings, lambda: None).secret is None
+    place.write_bytes(bytes(32))
+    examined = examine_machine(settings, lambda: None).secret
+    assert examined is not None
+    assert (examined.path, examined.size) == (place, 32)
 
 
 def same_size(model: Path) -> None:
