@@ -150,6 +150,7 @@ def resume(box: Box) -> str:
     while True:
         journal = read_journal(box.layout.journal_path)
         if journal is None or journal.phase == "done":
+            _clear_copies(box)
             return ""
         if is_driven(box.layout.lock_path):
             if journal.phase not in BUSY or time.monotonic() > give_up:
@@ -158,6 +159,16 @@ def resume(box: Box) -> str:
             continue
         with box.driving():
             return settle(box)
+
+
+def _clear_copies(box: Box) -> None:
+    """Remove what an upgrade left that was cut off before it switched: a pack that was tried may be gigabytes."""
+    if not box.layout.releases.is_dir() or not box.data_dir.is_dir():
+        return
+    with _tidying():
+        if not is_driven(box.layout.lock_path):
+            with box.driving(), acting_as_owner(box.data_dir):
+                snapshot.clear(box.data_dir)
 
 
 def recover(box: Box) -> None:

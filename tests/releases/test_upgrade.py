@@ -298,6 +298,17 @@ def test_a_disk_that_is_too_full_for_copies_is_said_before_the_service_stops(
     assert box.service.starts == starts
 
 
+def test_what_was_tried_when_the_power_failed_is_cleared_away_by_the_next_start(box: FakeBox) -> None:
+    copy = box.settings.data_dir / ".upgrade-trial-1" / "packs" / ".staging-1"
+    copy.mkdir(parents=True)
+    (copy / "model.onnx").write_bytes(b"half of it")
+    with box.box.driving():
+        resume(box.box)
+        assert copy.is_dir()  # somebody is at it
+    resume(box.box)
+    assert leftovers(box) == []
+
+
 def test_a_journal_of_another_data_directory_closes_no_gate(box: FakeBox) -> None:
     journal = Journal(
         kind="upgrade",
