@@ -178,15 +178,23 @@ def replace(new: Path, target: Path, aside: Path) -> None:
     except OSError as error:
         if error.errno not in _NOT_SUPPORTED:
             raise
-        target.rename(aside)
-        new.rename(target)
-        sync_directory(target.parent)
-        remove(aside)
+        replace_by_renames(new, target, aside)
     else:
         gone = new.with_name(f"{REMOVED}{secrets.token_hex(8)}")
         new.rename(gone)
         sync_directory(target.parent)
         remove(gone)
+
+
+def replace_by_renames(new: Path, target: Path, aside: Path) -> None:
+    """Put the directory ``new`` at ``target``, which is not there for an instant; ``new`` is never another one.
+
+    After a crash ``put_back`` leaves both as they were, or ``new`` at ``target`` and the old one gone.
+    """
+    target.rename(aside)
+    new.rename(target)
+    sync_directory(target.parent)
+    remove(aside)
 
 
 def put_back(aside: Path, target: Path) -> None:

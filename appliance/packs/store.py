@@ -26,6 +26,7 @@ from appliance.disk import (
     put_back,
     remove,
     replace,
+    replace_by_renames,
     sync_directory,
 )
 from appliance.packs import attempts
@@ -314,8 +315,12 @@ class PackStore:
         try:
             with hold(self._lock, Meter()):
                 kept = self.path / f"{_PREVIOUS}{name}"
-                if kept.is_dir():
-                    replace(kept, self.path / name, self.path / f".old-{name}")
+                if kept.is_dir() and os.path.lexists(self.path / name):
+                    # Not swapped: what does not work must never, for an instant, have the name of what does.
+                    replace_by_renames(kept, self.path / name, self.path / f".old-{name}")
+                elif kept.is_dir():
+                    kept.rename(self.path / name)
+                    sync_directory(self.path)
         except OSError as error:
             raise refusal(error, f"go back to the former version of {name}") from error
 
