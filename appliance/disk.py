@@ -143,6 +143,22 @@ def remove(path: Path) -> None:
         log.warning("cannot remove %s: %s", path, error)
 
 
+@contextmanager
+def work_folder(parent: Path, beginning: str) -> Iterator[Path]:
+    """Give an empty folder, for its owner only, whose name has this beginning; it is removed at the end.
+
+    Only one piece of work of a kind is done at a time, so other folders of that beginning are leftovers, and go.
+    """
+    for left in parent.glob(f"{beginning}*"):
+        remove(left)
+    folder = parent / f"{beginning}{secrets.token_hex(4)}"
+    folder.mkdir(mode=0o700)
+    try:
+        yield folder
+    finally:
+        remove(folder)
+
+
 def second_name(source: str, target: str) -> None:
     """Give the file ``source`` a second name; where that cannot be, a copy that is on disk."""
     try:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
-import secrets
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -29,7 +27,7 @@ from appliance.backup.manifest import (
 from appliance.backup.shelf import Shelf, new_name
 from appliance.backup.snapshot import check_store, snapshot, stores_in
 from appliance.clock import now_ms
-from appliance.disk import free_bytes, remove
+from appliance.disk import free_bytes, work_folder
 from appliance.packs.errors import PackError
 from appliance.packs.manifest import MANIFEST_NAME
 from appliance.packs.store import PackStore
@@ -41,7 +39,8 @@ log = logging.getLogger(__name__)
 
 # Left free for the stores and the journal.
 RESERVE_BYTES = 256 << 20
-# The beginning of the names of folders of copies.
+# The beginning of the names of folders of copies in the clear: on the box's own disk, whereto the shelf may not
+# belong.
 COPIES = ".backup-"
 
 
@@ -86,7 +85,7 @@ def create_backup(
     created = now_ms()
     name = new_name(created, encrypted=bool(recipients))
     try:
-        with shelf.making() as work, copies_in(source.data_dir) as copies:
+        with shelf.making() as work, work_folder(source.data_dir, COPIES) as copies:
             require_space(source, shelf)
             manifest = gather(source, copies, name, created, secret=bool(recipients))
             made = work / name
@@ -109,22 +108,6 @@ def create_backup(
         audit_head=manifest.audit_head,
         removed=removed,
     )
-
-
-@contextlib.contextmanager
-def copies_in(data_dir: Path) -> Iterator[Path]:
-    """Give an empty folder for copies in the clear: on the box's own disk, whereto the shelf may not belong.
-
-    Only one backup is made at a time, so others are leftovers.
-    """
-    for left in data_dir.glob(f"{COPIES}*"):
-        remove(left)
-    folder = data_dir / f"{COPIES}{secrets.token_hex(8)}"
-    folder.mkdir(mode=0o700)
-    try:
-        yield folder
-    finally:
-        remove(folder)
 
 
 def require_space(source: Source, shelf: Shelf) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,7 +18,7 @@ from appliance.backup.restoring import RESTORED_CONFIGURATION, restore_folder
 from appliance.backup.trial import Trial, booted
 from appliance.clock import now_ms
 from appliance.config import ConfigError, Settings, load_settings
-from appliance.disk import remove
+from appliance.disk import work_folder
 from appliance.packs.manifest import Manifest
 from appliance.packs.store import PackStore
 from appliance.storage.database import Database
@@ -49,7 +47,7 @@ def drill(
     made for the purpose. Raises BackupError that says what failed.
     """
     try:
-        with _folder(settings.data_dir) as work:
+        with work_folder(settings.data_dir, FOLDER) as work:
             return _drill(settings, file, identities, report, work)
     except OSError as error:
         raise refusal(error, "try the backup") from error
@@ -139,16 +137,3 @@ def _ask(trial: Trial, key: str, pack: Manifest | None, report: Report) -> None:
     if not vector or not any(vector):
         raise BackupError(f"the restored box answered with an empty embedding ({pack.name})")
     report(f"embedding: {len(vector)} numbers from {pack.name}")
-
-
-@contextlib.contextmanager
-def _folder(data_dir: Path) -> Iterator[Path]:
-    """Give an empty folder on the box's own disk; clears up after interrupted drills."""
-    for left in data_dir.glob(f"{FOLDER}*"):
-        remove(left)
-    folder = data_dir / f"{FOLDER}{secrets.token_hex(4)}"
-    folder.mkdir(mode=0o700)
-    try:
-        yield folder
-    finally:
-        remove(folder)
