@@ -90,7 +90,8 @@ uninstall() {
     rm -rf "$OPT"
     if on_systemd; then systemctl daemon-reload; fi
     if [ "$PURGE" = yes ]; then
-        rm -rf "$DATA" "$ETC"
+        # Restores put the data of before aside, with everybody's keys in them.
+        rm -rf "$DATA" "$ETC" "$DATA".before-restore-* "${DATA%/*}"/.appliance.discarded-* "${DATA%/*}"/.appliance.restoring-*
         if [ -z "$ROOT" ] && id appliance >/dev/null 2>&1; then userdel appliance 2>/dev/null || :; fi
         say "The appliance, its data and its configuration are removed."
     else

@@ -192,8 +192,11 @@ def test_removal_keeps_the_data_unless_told(tmp_path: Path, key: SecretKey, root
     assert (root / "etc/appliance/appliance.toml").is_file()
     # And in again, over the data that were kept.
     assert archive.run(root).returncode == 0
+    # What restores put aside are the same people's data; what merely begins alike is somebody else's.
+    for name in ("appliance.before-restore-20261126T083551", ".appliance.restoring-1", "appliance-of-ours"):
+        (root / "var/lib" / name).mkdir()
     assert archive.run(root, "--uninstall", "--purge-data").returncode == 0
-    assert not (root / "var/lib/appliance").exists()
+    assert [path.name for path in (root / "var/lib").iterdir()] == ["appliance-of-ours"]
     assert not (root / "etc/appliance").exists()
 
 
