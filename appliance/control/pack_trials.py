@@ -13,6 +13,7 @@ from appliance.packs import attempts
 from appliance.packs.errors import PackNotFoundError
 from appliance.packs.manifest import Manifest
 from appliance.packs.store import PackStore
+from appliance.signing.errors import SigningError
 from appliance.signing.trust import TrustStore
 
 log = logging.getLogger(__name__)
@@ -45,10 +46,14 @@ def leave_deadly(packs: PackStore, trust: TrustStore) -> None:
 def give_way(packs: PackStore, trust: TrustStore, name: str, manifest: Manifest | None) -> None:
     """Put the former version in place of one that does not work, whose number counts no more.
 
-    May be cut off at any instant and done again. Raises PackError, SigningError, OSError.
+    May be cut off at any instant and done again. Raises PackError, OSError.
     """
-    if manifest is not None:
-        trial_numbers.withdraw(packs, trust, manifest)
+    try:
+        if manifest is not None:
+            trial_numbers.withdraw(packs, trust, manifest)
+    except SigningError as error:
+        # A full disk, say: that the box serves again is worth more.
+        log.warning("the number of %s stays the accepted one: %s", name, error)
     packs.put_back_previous(name)
     _decided(packs, name)
 

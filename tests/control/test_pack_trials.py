@@ -122,10 +122,8 @@ def test_the_version_that_worked_stays_the_one_to_go_back_to(packs: PackStore, t
     assert version(packs) == "1"
 
 
-@pytest.mark.parametrize("then", [give_way, stay])
-def test_killed_at_any_step_of_giving_way_number_and_version_are_of_one_mind(
-    packs: PackStore, tmp_path: Path, then: Callable[[PackStore, TrustStore, str, Manifest | None], None]
-) -> None:
+def signed_trial(packs: PackStore, tmp_path: Path) -> tuple[TrustStore, str, Manifest]:
+    """Put version 2 on trial anew, signed as number 2; 1 was number 1. Returns its signer's id and its manifest too."""
     key = SecretKey.generate()
     (tmp_path / "keys").mkdir(mode=0o755)
     write_public_key(tmp_path / "keys" / "vendor.pub", key.public)
@@ -140,6 +138,14 @@ def test_killed_at_any_step_of_giving_way_number_and_version_are_of_one_mind(
         ),
         keep_previous=True,
     )
+    return accepting, key.public.id, tried
+
+
+@pytest.mark.parametrize("then", [give_way, stay])
+def test_killed_at_any_step_of_giving_way_number_and_version_are_of_one_mind(
+    packs: PackStore, tmp_path: Path, then: Callable[[PackStore, TrustStore, str, Manifest | None], None]
+) -> None:
+    _, key, tried = signed_trial(packs, tmp_path)
     killed, step, seen = True, 0, set()
     while killed:
         folder = tmp_path / f"box-{step}"
@@ -151,9 +157,19 @@ def test_killed_at_any_step_of_giving_way_number_and_version_are_of_one_mind(
         mine.sweep()
         if "sample" in mine.previous():
             (then if version(mine) == "2" else stay)(mine, trust, "sample", mine.get("sample").manifest)
-        number = trust.accepted("pack", "sample")[key.public.id]
+        number = trust.accepted("pack", "sample")[key]
         assert version(mine) == str(number)
         seen.add(number)
         step += 1
     assert step > 5
     assert 1 in seen
+
+
+def test_a_number_that_cannot_be_withdrawn_keeps_no_pack_from_giving_way(
+    packs: PackStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    accepting, key, tried = signed_trial(packs, tmp_path)
+    give_way(packs, TrustStore(tmp_path / "no" / "folder" / "trust.json", ()), "sample", tried)
+    assert (version(packs), packs.previous()) == ("1", ())
+    assert accepting.accepted("pack", "sample") == {key: 2}
+    assert "number of sample stays" in caplog.text
