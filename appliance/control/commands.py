@@ -114,9 +114,11 @@ class Commands:
         return installed
 
     async def _pack_rollback(self, arguments: dict[str, Any], _progress: Progress) -> Any:
-        name = str(arguments["name"])
-        manifest = await asyncio.to_thread(self._stores.packs.go_back, name)
-        await self._audited("pack.rollback", name)
+        name, packs = str(arguments["name"]), self._stores.packs
+        # Before the work, as every change; on a full disk nothing is changed then. What is refused is no change.
+        if await asyncio.to_thread(packs.former, name) is not None:
+            await self._audited("pack.rollback", name)
+        manifest = await asyncio.to_thread(packs.go_back, name)
         if self._packs_changed is not None:
             await self._packs_changed()
         await self._pack_settled("former", name, manifest.version)
@@ -131,11 +133,13 @@ class Commands:
             )
 
     async def _pack_remove(self, arguments: dict[str, Any], _progress: Progress) -> Any:
-        await asyncio.to_thread(self._stores.packs.remove, str(arguments["name"]))
-        await self._audited("pack.remove", str(arguments["name"]))
+        name, packs = str(arguments["name"]), self._stores.packs
+        await asyncio.to_thread(packs.get, name)
+        await self._audited("pack.remove", name)
+        await asyncio.to_thread(packs.remove, name)
         if self._packs_changed is not None:
             await self._packs_changed()
-        return {"removed": str(arguments["name"])}
+        return {"removed": name}
 
     async def _setup_make(self, arguments: dict[str, Any], _progress: Progress) -> Any:
         email, password = str(arguments["email"]), str(arguments["password"])

@@ -112,15 +112,25 @@ class PackTrials:
         except PackNotFoundError:
             await asyncio.to_thread(self._packs.drop_previous, name)
             return
-        if model is not None and (model.state == "loading" or model.manifest != installed.manifest):
-            return  # not yet decided, or not yet taken in
-        if model is not None and model.state == "failed":
-            reason = model.error or "it does not load"
-            self.failures[name, model.manifest.version] = reason
-            log.error("the new version of %s is left again, the former one returns: %s", name, reason)
-            await asyncio.to_thread(give_way, self._packs, self._trust, name, model.manifest)
+        if installed.manifest is None:
+            await self._leave(name, None, installed.problem)
+            return
+        if model is not None and model.manifest != installed.manifest:
             await self._refresh()
+            return
+        if model is not None and model.state == "loading":
+            return  # not yet decided
+        if model is not None and model.state == "failed":
+            await self._leave(name, model.manifest, model.error)
             return
         if model is not None:
             self.failures.pop((name, model.manifest.version), None)
         await asyncio.to_thread(stay, self._packs, self._trust, name, installed.manifest)
+
+    async def _leave(self, name: str, manifest: Manifest | None, problem: str | None) -> None:
+        reason = problem or "it does not load"
+        if manifest is not None:
+            self.failures[name, manifest.version] = reason
+        log.error("the new version of %s is left again, the former one returns: %s", name, reason)
+        await asyncio.to_thread(give_way, self._packs, self._trust, name, manifest)
+        await self._refresh()

@@ -14,12 +14,17 @@ import msgspec
 import pytest
 
 from appliance.bundles import trial_numbers
+from appliance.config import Settings
 from appliance.control import pack_trials
+from appliance.control.commands import Commands
 from appliance.control.pack_trials import PackTrials, give_way, stay
+from appliance.control.stores import open_stores
+from appliance.jobs.runner import JobRunner
 from appliance.packs.manifest import Manifest
 from appliance.packs.store import PackStore
 from appliance.signing.keys import SecretKey, write_public_key
 from appliance.signing.trust import TrustStore, Verified
+from appliance.storage.errors import StorageError
 from tests.packs.sample import contents, write_pack
 from tests.releases.test_pulled_plug import in_child
 
@@ -173,3 +178,45 @@ def test_a_number_that_cannot_be_withdrawn_keeps_no_pack_from_giving_way(
     assert (version(packs), packs.previous()) == ("1", ())
     assert accepting.accepted("pack", "sample") == {key: 2}
     assert "number of sample stays" in caplog.text
+
+
+async def test_a_version_on_trial_whose_files_are_damaged_gives_way(packs: PackStore) -> None:
+    served = Served(packs, loads=True)
+    (packs.path / "sample" / "model.onnx").write_bytes(b"short")
+    trials = PackTrials(packs, trust_of(packs), served, served.refresh)  # type: ignore[arg-type]
+    watching = asyncio.create_task(trials.watch())
+    async with asyncio.timeout(30):
+        await trials.outcome("sample", "2")
+    watching.cancel()
+    assert version(packs) == "1"
+
+
+async def test_a_version_that_the_catalog_has_not_taken_in_is_taken_in(packs: PackStore) -> None:
+    served = Served(packs, loads=True)
+    # As a change that was cut off before it told the catalog leaves it.
+    served.model.manifest = msgspec.structs.replace(served.model.manifest, version="1")
+    await settled(packs, served)
+    assert (version(packs), served.model.manifest.version) == ("2", "2")
+
+
+@pytest.mark.parametrize("command", ["pack.rollback", "pack.remove"])
+async def test_what_cannot_be_recorded_is_not_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    with open_stores(Settings(data_dir=tmp_path / "data")) as stores:
+        packs = stores.packs
+        packs.install(write_pack(tmp_path / "one", contents(1)))
+        packs.install(write_pack(tmp_path / "two", contents(2), version='"2"'), keep_previous=True)
+        packs.settle_previous("sample")
+
+        def full(*_: object) -> None:
+            raise StorageError("the disk is full")
+
+        monkeypatch.setattr(stores.audit, "append", full)
+        commands = Commands(stores, JobRunner(stores.database, {}))
+        with pytest.raises(StorageError):
+            await commands.run(command, {"name": "sample"}, lambda _done, _total: None)
+        assert (version(packs), packs.previous()) == ("2", ())
+        former = packs.former("sample")
+        assert former is not None
+        assert former.version == "1"
