@@ -80,7 +80,7 @@ class Appliance:
         self.steps[3] = self.steps[3][:1]
         told = CODE.findall(self.by_readme(3).stdout)
         shown = self.by_readme(4).stdout.strip()
-        shutil.copyfile(self.box.root / CARRIED.lstrip("/") / "authority.pem", self.authority)
+        shutil.copyfile(self.box.root / CARRIED.lstrip("/") / "appliance.crt", self.authority)
         codes = CODE.findall(self.box.console_text())
         journal = self.journal()
         if not codes or codes[-1:] != told[-1:]:
