@@ -143,6 +143,14 @@ def remove(path: Path) -> None:
         log.warning("cannot remove %s: %s", path, error)
 
 
+def drop(directory: Path) -> None:
+    """Remove a directory, which loses its name first: half of it must never pass for a whole one. Raises OSError."""
+    gone = directory.with_name(f"{REMOVED}{secrets.token_hex(8)}")
+    directory.rename(gone)
+    sync_directory(directory.parent)
+    remove(gone)
+
+
 @contextmanager
 def work_folder(parent: Path, beginning: str) -> Iterator[Path]:
     """Give an empty folder, for its owner only, whose name has this beginning; it is removed at the end.
@@ -182,8 +190,7 @@ def replace(new: Path, target: Path, aside: Path) -> None:
     """Put the directory ``new`` at ``target``; a crash at any instant leaves the old or the new one there.
 
     Where two names cannot be swapped in one step, the old one steps ``aside`` first; ``put_back``
-    undoes that after a crash. All three are in one directory. The old one loses its name before it is removed: half
-    of it must not pass for a version that is kept.
+    undoes that after a crash. All three are in one directory.
     """
     if not os.path.lexists(target):
         new.rename(target)
@@ -196,10 +203,7 @@ def replace(new: Path, target: Path, aside: Path) -> None:
             raise
         replace_by_renames(new, target, aside)
     else:
-        gone = new.with_name(f"{REMOVED}{secrets.token_hex(8)}")
-        new.rename(gone)
-        sync_directory(target.parent)
-        remove(gone)
+        drop(new)
 
 
 def replace_by_renames(new: Path, target: Path, aside: Path) -> None:

@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import secrets
-import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -104,11 +103,8 @@ def copy_to(file: Path, folder: Path) -> Path:
     try:
         try:
             # Where the backup is not encrypted, everybody's usage and password hashes are in it.
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            with file.open("rb") as source, os.fdopen(descriptor, "wb") as copy:
-                shutil.copyfileobj(source, copy, 1 << 20)
-                copy.flush()
-                os.fsync(copy.fileno())
+            with file.open("rb") as source:
+                write_new(temporary, iter(lambda: source.read(1 << 20), b""), 0o600)
             if _sha256(temporary) != _sha256(file):
                 raise BackupError(
                     f"the copy in {folder} is not what was written: is that disk broken?", status=500

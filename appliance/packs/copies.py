@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
-from appliance.disk import REMOVED, copy_by_names, remove, replace, sync_directory
+from appliance.disk import copy_by_names, drop, replace, sync_directory
 from appliance.packs.lock import hold
 from appliance.packs.meter import Meter
 from appliance.packs.store import KEPT_VERSIONS, LOCK
@@ -50,10 +50,7 @@ def put_packs_back(packs_dir: Path, kept: Path) -> list[str]:
             changed.append(name)
         for pack in _packs(packs_dir):
             if pack.name not in wanted:
-                removed = packs_dir / f"{REMOVED}{secrets.token_hex(8)}"
-                pack.rename(removed)
-                sync_directory(packs_dir)
-                remove(removed)
+                drop(pack)
                 changed.append(pack.name)
     return sorted(changed)
 

@@ -21,6 +21,7 @@ import msgspec
 from appliance.disk import (
     REMOVED,
     copy_by_names,
+    drop,
     free_bytes,
     own_bytes,
     put_back,
@@ -184,10 +185,7 @@ class PackStore:
             with hold(self._lock, Meter()):
                 self._sweep()
                 self.get(name)
-                removed = self.path / f"{REMOVED}{secrets.token_hex(8)}"
-                (self.path / name).rename(removed)
-                sync_directory(self.path)
-                remove(removed)
+                drop(self.path / name)
                 for kept in KEPT_VERSIONS:
                     self._drop(self.path / f"{kept}{name}")
         except OSError as error:
@@ -339,10 +337,7 @@ class PackStore:
 
     def _drop(self, path: Path) -> None:
         if path.exists():
-            removed = self.path / f"{REMOVED}{secrets.token_hex(8)}"
-            path.rename(removed)
-            sync_directory(self.path)
-            remove(removed)
+            drop(path)
 
     def _admit(self, manifest: Manifest) -> None:
         needed = RESERVE_BYTES + sum(-(-entry.size // _BLOCK) * _BLOCK for entry in manifest.file)
