@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import ssl
@@ -93,10 +94,13 @@ def free_port() -> int:
         return port
 
 
-def link_default_packs(data_dir: Path) -> None:
-    """Build the default packs (cached) into a data directory."""
+def link_default_packs(data_dir: Path, *names: str) -> None:
+    """Build the default packs (cached) into a data directory; with ``names`` only those stay there."""
     command = [sys.executable, "-m", "model_packs", "build", "--default", "--into", str(data_dir / "packs")]
     subprocess.run(command, check=True, env=clean_environment())
+    for pack in (data_dir / "packs").iterdir() if names else ():
+        if pack.is_dir() and pack.name not in names:
+            shutil.rmtree(pack)
 
 
 @contextmanager
@@ -125,13 +129,18 @@ def running_service(
             wait_until_ready(service)
         yield service
     finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        end(process)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End a server in good order; one that does not is killed."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def wait_until_ready(service: Service) -> None:

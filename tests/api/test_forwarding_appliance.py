@@ -4,44 +4,27 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import signal
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.api.upstreams import LOOPBACK, add_provider, ask, make_router
+from tests.api.upstreams import add_provider, ask, make_router
 from tests.gateway.upstream.fake import fake_upstream, streaming
 from tests.people import make_person, make_role
 from tests.samples.speech import jfk_wav
-from tests.service import CHAT, EMBEDDING, RERANK, SPEECH, Service, link_default_packs, running_service
+from tests.service import CHAT, EMBEDDING, RERANK, SPEECH, Service
 
 MESSAGES: list[Any] = [{"role": "user", "content": "Name three colours of the rainbow."}]
 
 
 @pytest.fixture(scope="module")
-def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """Start the box that clients talk to; it has no models of its own."""
-    data_dir = tmp_path_factory.mktemp("front") / "data"
-    with running_service(data_dir, APPLIANCE_PROVIDER_NETWORKS=LOOPBACK) as service:
-        yield service
-
-
-@pytest.fixture
-def second(tmp_path: Path) -> Iterator[Service]:
-    """Start another box with the chat model alone."""
-    data_dir = tmp_path / "second"
-    link_default_packs(data_dir)
-    for pack in (data_dir / "packs").iterdir():
-        if pack.is_dir() and pack.name != CHAT:
-            shutil.rmtree(pack)
-    with running_service(data_dir) as service:
-        yield service
+def front(box: Service) -> Service:
+    """Return the box that clients talk to; it has no models of its own."""
+    return box
 
 
 def behind(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,10 +16,7 @@ from tests.service_manager.running import Running, managed_service, port_socket
 def back(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """Start a box under an authority of its own, with the embedding model alone."""
     folder = tmp_path_factory.mktemp("https-back")
-    link_default_packs(folder / "data")
-    for pack in (folder / "data" / "packs").iterdir():
-        if pack.is_dir() and pack.name != EMBEDDING:
-            shutil.rmtree(pack)
+    link_default_packs(folder / "data", EMBEDDING)
     (folder / "key").write_text(KEY)
     with (
         port_socket() as listener,
@@ -35,10 +31,7 @@ def back(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 @pytest.fixture(scope="module")
 def authority(back: Running, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Export what the box in front is to trust, as its administrator would."""
-    out = tmp_path_factory.mktemp("trusted") / "other-box.pem"
-    result = back.command("tls", "export", "--out", str(out))
-    assert result.returncode == 0, result.stderr
-    return out
+    return back.export_authority(tmp_path_factory.mktemp("trusted") / "other-box.pem")
 
 
 @pytest.fixture(scope="module")

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import httpx
 import pytest
 
 from model_packs.cache import default_cache
-from tests.api.upstreams import LOOPBACK, add_provider, ask, make_router
+from tests.api.upstreams import add_provider, ask, make_router
 from tests.benchmarks.chat_model import _gguf
 from tests.benchmarks.llama_cpp import LlamaServer, Tools, running_llama_server
 from tests.gateway.chaos.load import is_cut_clearly, is_error_free, under_load
-from tests.service import CHAT, Service, link_default_packs, running_service
+from tests.service import CHAT, Service
 
 REQUESTS = 30
 
@@ -35,40 +32,15 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LlamaServer]:
         yield server
 
 
-@pytest.fixture(scope="module")
-def model(llama: LlamaServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Service, str]]:
-    """Start a box in front of it, and name the router."""
-    data_dir: Path = tmp_path_factory.mktemp("llama-front") / "data"
-    with _front(data_dir) as box:
-        router, name = make_router(box)
-        add_provider(box, router, llama.base_url, model_name=_listed(llama), timeout=120)
-        yield box, name
-
-
-@contextmanager
-def _front(data_dir: Path) -> Iterator[Service]:
-    with running_service(data_dir, APPLIANCE_PROVIDER_NETWORKS=LOOPBACK) as box:
-        yield box
-
-
-@contextmanager
-def _chat_box(data_dir: Path) -> Iterator[Service]:
-    link_default_packs(data_dir)
-    for pack in (data_dir / "packs").iterdir():
-        if pack.is_dir() and pack.name != CHAT:
-            shutil.rmtree(pack)
-    with running_service(data_dir) as box:
-        yield box
-
-
 def _listed(llama: LlamaServer) -> str:
     """Return its name of the model: the file's."""
     listed: str = httpx.get(f"{llama.base_url}/v1/models", trust_env=False).json()["data"][0]["id"]
     return listed
 
 
-def test_its_answers_and_counts_are_passed_on(model: tuple[Service, str]) -> None:
-    box, name = model
+def test_its_answers_and_counts_are_passed_on(box: Service, llama: LlamaServer) -> None:
+    router, name = make_router(box)
+    add_provider(box, router, llama.base_url, model_name=_listed(llama), timeout=120)
     whole = ask(box, name, max_tokens=8, temperature=0)
     assert whole.status_code == 200, whole.text
     usage = whole.json()["usage"]
@@ -85,25 +57,25 @@ def test_its_answers_and_counts_are_passed_on(model: tuple[Service, str]) -> Non
 
 
 def test_two_boxes_and_it_stand_behind_one_router_and_one_is_killed_under_load(
-    service: Service, llama: LlamaServer, tmp_path: Path
+    box: Service, service: Service, second: Service, llama: LlamaServer
 ) -> None:
-    with _chat_box(tmp_path / "one") as victim, _front(tmp_path / "front") as front:
-        router, name = make_router(front)
-        for back in (service, victim):
-            add_provider(front, router, back.base_url, type="appliance", model_name=CHAT, key=back.key)
-        add_provider(front, router, llama.base_url, model_name=_listed(llama), timeout=120)
-        while len(_answering(front)) < 3:  # they are drawn: soon each had one
-            assert ask(front, name, max_tokens=1).status_code == 200
-        statuses, texts = under_load(
-            front.base_url, front.key, name, victim.process.pid, requests=REQUESTS, clients=4, max_tokens=8
-        )
+    router, name = make_router(box)
+    for back in (service, second):
+        add_provider(box, router, back.base_url, type="appliance", model_name=CHAT, key=back.key)
+    add_provider(box, router, llama.base_url, model_name=_listed(llama), timeout=120)
+    while len(_answering(box, name)) < 3:  # they are drawn: soon each had one
+        assert ask(box, name, max_tokens=1).status_code == 200
+    statuses, texts = under_load(
+        box.base_url, box.key, name, second.process.pid, requests=REQUESTS, clients=4, max_tokens=8
+    )
     assert Counter(statuses) == {200: REQUESTS}
     assert all(is_error_free(text) or is_cut_clearly(text) for text in texts)
     assert sum(map(is_error_free, texts)) > REQUESTS // 2
 
 
-def _answering(front: Service) -> list[str]:
-    """Return the series of the providers that have answered a call."""
-    with front.http as http:
+def _answering(box: Service, router: str) -> list[str]:
+    """Return the series of the router's providers that have answered a call."""
+    with box.http as http:
         series = http.get("/metrics").text.split("\n")
-    return [line for line in series if line.startswith("appliance_calls_total{") and 'status="200"' in line]
+    calls = [line for line in series if line.startswith("appliance_calls_total{")]
+    return [line for line in calls if 'status="200"' in line and f'router="{router}"' in line]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import signal
 import statistics
 import subprocess
 import tempfile
@@ -27,7 +26,7 @@ from tests.benchmarks.gateway import (
 )
 from tests.benchmarks.memory import descendants
 from tests.benchmarks.section import Plan, Section
-from tests.service import PLAIN, clean_environment, free_port, link_default_packs
+from tests.service import PLAIN, clean_environment, end, free_port, link_default_packs
 from tests.service_manager.manager import listening_manager
 
 READY = Figure(name="start until ready", unit="s", higher_is_better=False, digits=2)
@@ -140,12 +139,7 @@ def _process(command: Sequence[str], settings: Mapping[str, str]) -> Iterator[su
     try:
         yield process
     finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        end(process)
 
 
 def _processor_seconds(pid: int) -> float:

@@ -52,6 +52,12 @@ class Running:
             timeout=60,
         )
 
+    def export_authority(self, out: Path) -> Path:
+        """Write to ``out`` what clients are to trust, and return it."""
+        result = self.command("tls", "export", "--out", str(out))
+        assert result.returncode == 0, result.stderr
+        return out
+
     def stop(self) -> int:
         """End it in good order; return its exit status."""
         self.process.send_signal(signal.SIGTERM)

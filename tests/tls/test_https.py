@@ -43,10 +43,7 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 @pytest.fixture(scope="module")
 def authority(box: Running, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Export what clients are to trust."""
-    out = tmp_path_factory.mktemp("client") / "appliance.crt"
-    result = box.command("tls", "export", "--out", str(out))
-    assert result.returncode == 0, result.stderr
-    return out
+    return box.export_authority(tmp_path_factory.mktemp("client") / "appliance.crt")
 
 
 def test_httpx_that_trusts_the_authority_alone_is_served(box: Running, authority: Path) -> None:
