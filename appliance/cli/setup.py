@@ -25,6 +25,8 @@ def command(ctx: click.Context, email: str | None, from_stdin: bool, new_code: b
         return
     if from_stdin and email is None:
         raise click.UsageError("--stdin reads the password and nothing else: give --email too")
+    # Before anything is asked for: a box that is set up needs none of it.
+    run_command(settings, "setup.check", {})
     email = email or click.prompt("E-mail", err=True)
     password = (
         read_password()

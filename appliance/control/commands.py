@@ -10,6 +10,7 @@ import msgspec
 
 from appliance.accounts.errors import AccountError
 from appliance.accounts.issued_keys import NAME_LENGTH, IssuedKeys
+from appliance.accounts.setup import SetupDoneError
 from appliance.accounts.users import ALL, Users
 from appliance.audit.chain import parse_head
 from appliance.audit.lines import Filter, list_lines
@@ -141,6 +142,11 @@ class Commands:
             await self._packs_changed()
         return {"removed": name}
 
+    async def _setup_check(self, _arguments: dict[str, Any], _progress: Progress) -> Any:
+        if not await asyncio.to_thread(self._stores.setup.needed):
+            raise SetupDoneError
+        return {}
+
     async def _setup_make(self, arguments: dict[str, Any], _progress: Progress) -> Any:
         email, password = str(arguments["email"]), str(arguments["password"])
         return msgspec.to_builtins(await self._stores.setup.make(email, password, COMMAND_LINE))
@@ -216,7 +222,7 @@ def shown_source(source: str) -> str:
 
 
 # What a release on trial answers: what it wrote could not be kept.
-READS = frozenset({"audit.list", "audit.verify", "key.list", "service.state", "user.list"})
+READS = frozenset({"audit.list", "audit.verify", "key.list", "service.state", "setup.check", "user.list"})
 
 COMMANDS: dict[str, Command] = {
     "audit.list": Commands._audit_list,  # noqa: SLF001 - the table belongs to the class
@@ -229,6 +235,7 @@ COMMANDS: dict[str, Command] = {
     "pack.remove": Commands._pack_remove,  # noqa: SLF001
     "pack.rollback": Commands._pack_rollback,  # noqa: SLF001
     "service.state": Commands._service_state,  # noqa: SLF001
+    "setup.check": Commands._setup_check,  # noqa: SLF001
     "setup.code": Commands._setup_code,  # noqa: SLF001
     "setup.make": Commands._setup_make,  # noqa: SLF001
     "trust.import": Commands._trust_import,  # noqa: SLF001

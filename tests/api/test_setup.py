@@ -152,6 +152,16 @@ def test_who_commands_the_box_needs_no_code(box: Running) -> None:
     assert (late.returncode, "set up already" in late.stderr) == (1, True)
 
 
+def test_a_box_that_is_set_up_says_so_before_it_asks_for_anything(box: Running) -> None:
+    made = box.command("setup", "--email", EMAIL, "--stdin", text=f"{PASSWORD}\n")
+    assert made.returncode == 0, made.stderr
+    late = box.command("setup", text="")
+    assert (late.returncode, "set up already" in late.stderr, "E-mail" in late.stderr) == (1, True, False)
+    assert box.stop() == 0
+    alone = box.command("setup", text="")
+    assert (alone.returncode, "set up already" in alone.stderr, "E-mail" in alone.stderr) == (1, True, False)
+
+
 def test_a_password_from_a_pipe_needs_the_e_mail_as_an_option(box: Running) -> None:
     asked = box.command("setup", "--stdin", text=f"{EMAIL}\n{PASSWORD}\n")
     assert (asked.returncode, "give --email too" in asked.stderr) == (2, True)
