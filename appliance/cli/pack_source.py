@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from appliance.backup.swap import acting_as_owner
 from appliance.config import Settings
 from appliance.control.errors import ControlError
 from appliance.signing.signatures import signature_path
@@ -44,22 +45,26 @@ def reachable(settings: Settings, source: str) -> Iterator[str]:
     if owner.st_uid == 0 or (str(path.resolve()).startswith(_VISIBLE) and _readable(path, owner)):
         yield source
         return
-    if not settings.spool_dir.is_dir():
-        settings.spool_dir.mkdir(mode=0o700)
-        os.chown(settings.spool_dir, owner.st_uid, owner.st_gid)
-    with tempfile.TemporaryDirectory(prefix="import-", dir=settings.spool_dir) as folder:
+    # As the service's user from the first byte: root must not follow names of the service's, and what is cut off
+    # halfway must be the service's to clear away.
+    with acting_as_owner(settings.data_dir):
+        settings.spool_dir.mkdir(mode=0o700, exist_ok=True)
+        made = tempfile.TemporaryDirectory(prefix="import-", dir=settings.spool_dir)
+    with made as folder:
         target = Path(folder) / path.name
         try:
             for one in (path, signature_path(path)):
                 if one.is_file():
-                    shutil.copyfile(one, Path(folder) / one.name)
-                    os.chown(Path(folder) / one.name, owner.st_uid, owner.st_gid)
+                    with (
+                        one.open("rb") as file,
+                        acting_as_owner(settings.data_dir),
+                        (Path(folder) / one.name).open("xb") as copy,
+                    ):
+                        shutil.copyfileobj(file, copy, 1 << 20)
         except OSError as error:
             raise ControlError(
                 f"cannot copy {path} to where the service can read it: {error.strerror}"
             ) from error
-        # Last: until here nobody but root could reach into the folder.
-        os.chown(folder, owner.st_uid, owner.st_gid)
         yield str(target)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from appliance.disk import remove
 from appliance.storage.errors import StoreFullError
 
 # Uploads must not fill the disk that the stores write to.
@@ -40,10 +41,7 @@ class Spool:
         self._promised = 0
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         for left in directory.iterdir():
-            if left.is_dir() and not left.is_symlink():
-                shutil.rmtree(left)
-            else:
-                left.unlink()
+            remove(left)
 
     def check_room(self, size: int) -> None:
         """Raise StoreFullError when ``size`` bytes would leave too little free space now.

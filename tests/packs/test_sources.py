@@ -13,11 +13,14 @@ from pathlib import Path
 
 import pytest
 
+from appliance.backup.swap import acting_as_owner
 from appliance.bundles.packs import export_pack
 from appliance.cli.pack_source import reachable
 from appliance.config import Settings
 from appliance.signing.keys import SecretKey
 from appliance.signing.signatures import sign_file
+from appliance.storage.spool import Spool
+from tests.backup.crashing import die_before
 from tests.packs.sample import contents, write_pack
 from tests.packs.test_signatures import first_start
 from tests.signing.samples import Box, trust_list
@@ -62,6 +65,26 @@ def test_a_file_is_copied_with_its_signature_and_the_copy_goes(tmp_path: Path, b
     assert list((box.data_dir / "spool").iterdir()) == []
     with reachable(Settings(data_dir=box.data_dir), "https://box.lan/a.tar.zst") as source:
         assert source == "https://box.lan/a.tar.zst"
+
+
+def test_wherever_a_copy_is_cut_off_the_next_start_of_the_service_clears_it_away(
+    tmp_path: Path, box: Box
+) -> None:
+    path = signed_pack(tmp_path, "sample")
+    settings = Settings(data_dir=box.data_dir)
+    for step in range(100):
+        child = os.fork()
+        if child == 0:
+            die_before(step)
+            with reachable(settings, str(path)):
+                os._exit(0)
+        _, status = os.waitpid(child, 0)
+        with acting_as_owner(box.data_dir):
+            assert list(Spool(settings.spool_dir).directory.iterdir()) == [], step
+        if not os.WIFSIGNALED(status):
+            assert step > 5
+            return
+    raise AssertionError
 
 
 def test_root_imports_a_stick_without_the_service(tmp_path: Path, box: Box) -> None:

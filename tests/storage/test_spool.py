@@ -6,6 +6,7 @@ import errno
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -39,6 +40,17 @@ def test_opening_removes_what_a_crash_left(tmp_path: Path) -> None:
 
     assert list(Spool(tmp_path / "spool").directory.iterdir()) == []
     assert (tmp_path / "outside" / "kept").exists()
+
+
+def test_what_cannot_be_removed_keeps_no_service_from_starting(tmp_path: Path) -> None:
+    (tmp_path / "spool" / "folder").mkdir(parents=True)
+    (tmp_path / "spool" / "folder" / "file").write_bytes(b"x")
+    with mock.patch("os.unlink", side_effect=PermissionError):
+        spool = Spool(tmp_path / "spool")
+
+    with spool.upload() as upload:
+        upload.write(b"x")
+        assert upload.size == 1
 
 
 def test_the_reserve_stays_free(tmp_path: Path) -> None:
