@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,6 +52,16 @@ def room_of(module: str) -> str:
 
 def test_every_room_has_a_level() -> None:
     assert {room for room, _ in modules()} <= set(LEVEL)
+
+
+def test_the_docs_draw_every_room_and_say_the_same_order() -> None:
+    text = (ROOT.parent / "docs/architecture.md").read_text()
+    order = re.search("Imports point downward only: `([^`]+)`", text)
+    assert order is not None
+    told = [set(re.findall(r"\w+", level)) for level in order[1].split("→")]
+    assert told == [rooms - {"__init__"} for rooms in LAYERS if rooms != {"__main__"}]
+    for room in LEVEL.keys() - {"__init__"}:
+        assert re.search(rf"^  .*\b{room}(/|\.py) ", text, re.MULTILINE), room
 
 
 @pytest.mark.parametrize(
