@@ -31,10 +31,6 @@ def bootstrap(
     administrator exists already, or the key came from ``key_file``, whose owner knows it.
     Raises AccountError when the file holds no usable key; nothing is written then.
     """
-
-    def administrators(db: sqlite_utils.Database) -> int:
-        return int(db.execute(ADMINISTRATORS).fetchone()[0])
-
     if database.read_sync(administrators):
         return None
     key = read_key_file(key_file) if key_file is not None else new_key()
@@ -53,6 +49,20 @@ def bootstrap(
 
     database.write_sync(create)
     return key if key_file is None else None
+
+
+def prepare(database: Database) -> None:
+    """Make the role of the first administrator, where there is none yet: the service reads the roles before it is made.
+
+    Raises StorageError.
+    """
+    if not database.read_sync(administrators):
+        database.write_sync(administrator_role_of)
+
+
+def administrators(db: sqlite_utils.Database) -> int:
+    """Return how many users may do everything."""
+    return int(db.execute(ADMINISTRATORS).fetchone()[0])
 
 
 def administrator_role_of(db: sqlite_utils.Database) -> int:

@@ -9,18 +9,20 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
 import click
+import msgspec
 
 from appliance.cli import settings_of
 from appliance.cli.privacy import hide_memory
 from appliance.cli.welcome import Welcome, url_of
 from appliance.config import Settings
+from appliance.errors import ApplianceError
 from appliance.service.handover import Handover, take_over
 from appliance.service.listeners import listeners_of
 from appliance.service.notify import Notifier
@@ -211,7 +213,6 @@ def build_server(
     welcome = Welcome(
         url=url_of(settings, listeners),
         fingerprint=None if tls is None else tls.fingerprint,
-        first_key=stores.first_key,
         setup_code=stores.setup.new_code() if by_code and stores.setup.needed() else None,
         with_example=not by_code,
     )
@@ -233,13 +234,18 @@ def build_server(
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=DRAIN_SECONDS,
     )
-    return announcing_server(config, welcome.text(), notifier, connections, tls)
+    return announcing_server(config, welcome, stores.make_first_key, notifier, connections, tls)
 
 
 def announcing_server(
-    config: uvicorn.Config, text: str, notifier: Notifier, limits: ConnectionLimits, tls: ServerTls | None
+    config: uvicorn.Config,
+    welcome: Welcome,
+    make_first_key: Callable[[], str | None],
+    notifier: Notifier,
+    limits: ConnectionLimits,
+    tls: ServerTls | None,
 ) -> uvicorn.Server:
-    """Return a server that prints ``text`` once it answers requests, and says when it begins to end."""
+    """Return a server that prints ``welcome`` once it answers requests, and says when it begins to end."""
     import uvicorn
 
     from appliance.api.connection import Connection
@@ -262,7 +268,14 @@ def announcing_server(
                 ]
                 for each in self.secure:
                     each.start()
-            click.echo(text)
+            try:
+                # Only now: a key that was made by a start that failed would never be shown. Not in a thread: no request
+                # is answered before it is shown.
+                key = make_first_key()
+            except ApplianceError:
+                await self.shutdown(sockets)
+                raise
+            click.echo(msgspec.structs.replace(welcome, first_key=key).text())
 
         def connection(self) -> Connection:
             made = config.http_protocol_class(

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from appliance.accounts.bootstrap import bootstrap
+from appliance.accounts.bootstrap import bootstrap, prepare
 from appliance.accounts.errors import AccountError
 from appliance.accounts.keys import Keyring
 from appliance.accounts.secret import derive, has_secret, load_secret
@@ -33,13 +33,23 @@ class Stores:
     secret: bytes
     packs: PackStore
     setup: SetupCodes
-    # The first administrator's key when this opening made it; shown once, kept nowhere.
-    first_key: str | None
+
+    def make_first_key(self) -> str | None:
+        """Make the first administrator where its key is to be printed; return that key, which is kept nowhere.
+
+        None where the box has an administrator, or is to have its first one otherwise. Raises StorageError.
+        """
+        if self.settings.first_boot == "code":
+            return None
+        return bootstrap(self.database, self.keyring, self.settings.bootstrap_key_file, self.audit)
 
 
 @contextmanager
 def open_stores(settings: Settings, *, first_boot: bool = False) -> Iterator[Stores]:
-    """Take the lock, open everything, close at the end; ``first_boot`` makes the first administrator if needed.
+    """Take the lock, open everything, close at the end.
+
+    ``first_boot`` makes the first administrator of a key file if needed; one whose key is to be printed is made by
+    ``Stores.make_first_key``, once the service can show it.
 
     Raises ControlError when another process holds the lock, StorageError or AccountError otherwise.
     """
@@ -53,16 +63,14 @@ def open_stores(settings: Settings, *, first_boot: bool = False) -> Iterator[Sto
             secret = load_secret(settings.secret_path)
             keyring = Keyring(database, derive(secret, "api keys"))
             audit = AuditLog(derive(secret, "audit log"))
-            prints_key = settings.first_boot == "key" or settings.bootstrap_key_file is not None
-            first_key = (
+            if first_boot and settings.bootstrap_key_file is not None:
                 bootstrap(database, keyring, settings.bootstrap_key_file, audit)
-                if first_boot and prints_key
-                else None
-            )
+            elif first_boot and settings.first_boot == "key":
+                prepare(database)
             packs = PackStore(settings.packs_dir)
             packs.sweep()
             setup = SetupCodes(database, keyring, audit)
-            yield Stores(settings, database, keyring, audit, secret, packs, setup, first_key)
+            yield Stores(settings, database, keyring, audit, secret, packs, setup)
         finally:
             database.close()
 

@@ -100,6 +100,26 @@ def test_what_keeps_the_service_from_starting_is_said_without_a_traceback(tmp_pa
     assert not (tmp_path / "data" / "appliance.db-wal").exists()
 
 
+def test_the_key_is_shown_by_the_first_start_that_serves_not_lost_with_one_that_fails(tmp_path: Path) -> None:
+    data_dir = tmp_path / "data"
+    failed = subprocess.run(
+        [sys.executable, "-m", "appliance", "--data-dir", str(data_dir), "serve"],
+        capture_output=True,
+        text=True,
+        env=clean_environment(
+            APPLIANCE_PORT=str(free_port()), APPLIANCE_TRUSTED_AUTHORITIES=str(tmp_path / "nowhere.pem")
+        ),
+        timeout=60,
+    )
+    assert failed.returncode != 0
+    assert (data_dir / "appliance.db").exists()
+    with running_service(data_dir, key=None) as service:
+        key = re.search(r"shown only this once\): (sk-[A-Za-z0-9]{43})", service.log.read_text())
+        assert key is not None
+        headers = {"X-API-Key": key[1]}
+        assert httpx.get(f"{service.base_url}/v1/admin/users", headers=headers).status_code == 200
+
+
 def test_kill_9_and_start_again(tmp_path: Path) -> None:
     data_dir = tmp_path / "data"
     with running_service(data_dir) as service:
