@@ -62,8 +62,6 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     # What a request that names an unknown model is answered; the text's fields are {name} and {available}.
     unknown_model_status: int = 404
     unknown_model_text: str = "The model `{name}` does not exist."
-    # Whether a model that does not exist is said before what is wrong with a JSON body.
-    unknown_model_first: bool = False
     # Whether a model that the role may not use is answered like one that does not exist.
     hide_forbidden_models: bool = True
     # What a request that the caller's budget does not pay for is answered.
@@ -218,7 +216,6 @@ OPENGATELLM = Dialect(
     prefix="/opengatellm/v1",
     chat_temperature=0.7,
     unknown_model_text="Model not found.",
-    unknown_model_first=True,
     hide_forbidden_models=False,
     budget_status=400,
     unprocessable_fields=True,

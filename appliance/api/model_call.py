@@ -54,23 +54,16 @@ async def begin(
         name = name.strip()
         if not name:
             raise UnprocessableError([text_length_error(["body", "model"], name, least=1)])
-    body_first = not dialect_of(request).unknown_model_first
-    return await admitted(request, name, route, lambda: decoded(raw, body_type), body_first=body_first)
+    return await admitted(request, name, route, lambda: decoded(raw, body_type))
 
 
 async def admitted(
-    request: Request[Any, Any, Any],
-    name: str | None,
-    route: Route,
-    check: Callable[[], Awaitable[B]],
-    *,
-    body_first: bool = True,
+    request: Request[Any, Any, Any], name: str | None, route: Route, check: Callable[[], Awaitable[B]]
 ) -> tuple[ModelCall, B]:
     """Admit a request to a model, and return its body, which ``check`` reads.
 
     Limits come first, as OpenGateLLM has it: a request counts, and its answer shows the limits, also when the
-    body is wrong. Then the body, as the chat contract has it (unless ``body_first`` is false), and last whether
-    there is such a model for the route.
+    body is wrong. Then the body, and last whether there is such a model for the route.
 
     Raises what ``enter`` and ``check`` raise.
     """
@@ -82,7 +75,7 @@ async def admitted(
     except (ForbiddenModelError, ModelNotFoundError, WrongTaskError) as error:
         # Where forbidden models are hidden, one is like a model that does not exist in this too.
         told = isinstance(error, ForbiddenModelError) and not dialect_of(request).hide_forbidden_models
-        if isinstance(error, WrongTaskError) or (body_first and not told):
+        if not told:
             await check()
         raise
     return call, await check()
