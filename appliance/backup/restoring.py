@@ -19,7 +19,7 @@ from appliance.backup.copies import read_secret, unpack, verify_audit
 from appliance.backup.errors import BackupError, BackupSpaceError, refusal
 from appliance.backup.keys import Identity
 from appliance.backup.manifest import CONFIGURATION, SECRET, STORE, BackupManifest
-from appliance.backup.swap import acting_as_owner, carry_over, settle, staging, swap
+from appliance.backup.swap import acting_as_owner, carry_over, is_settled, settle, staging, swap
 from appliance.config import Settings
 from appliance.disk import free_bytes, sync_directory, write_whole
 from appliance.packs.manifest import MANIFEST_NAME
@@ -131,6 +131,23 @@ def restore_box(
             missing_packs=missing_packs(directory, manifest),
             configuration=directory / RESTORED_CONFIGURATION if configuration else None,
         )
+
+
+def settle_box(settings: Settings, lock: Lock) -> list[Path]:
+    """Clear up after a restore that was cut off; return where the data of before lie, if it had come to the swap.
+
+    Raises what ``lock`` raises while a restore or the service is at work, BackupError.
+    """
+    directory = settings.data_dir.resolve()
+    if is_settled(directory) or not (directory / STORE).exists():
+        return []
+    try:
+        with contextlib.ExitStack() as locks:
+            with acting_as_owner(directory):
+                locks.enter_context(lock(directory / settings.lock_path.name))
+            return settle(directory)
+    except OSError as error:
+        raise refusal(error, "clear up after a restore") from error
 
 
 def _stage(

@@ -42,8 +42,17 @@ def settle(directory: Path) -> list[Path]:
             discard(each, directory)
         else:
             found.append(keep(each, directory))
-    (directory / MARK).unlink(missing_ok=True)
+    if (directory / MARK).exists():
+        (directory / MARK).unlink()
+        # Before the next swap: with it, this directory would then pass for one that was being staged.
+        sync_directory(directory)
     return found
+
+
+def is_settled(directory: Path) -> bool:
+    """Tell whether no restore is going on or was cut off."""
+    left = (*_beside(directory, "discarded"), *_beside(directory, "restoring"))
+    return not left and not (directory / MARK).exists()
 
 
 @contextlib.contextmanager

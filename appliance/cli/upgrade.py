@@ -9,7 +9,7 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 import click
 import msgspec
 
+from appliance.backup.restoring import settle_box
 from appliance.backup.swap import acting_as_owner
 from appliance.bundles.manifest import BundleManifest
 from appliance.bundles.reader import check_bundle
@@ -76,6 +77,7 @@ def command(
         done = resume(box)
         if done:
             click.echo(f"appliance: {done}", err=True)
+        settle_restore(settings)
         return
     if status:
         show_status(box.layout)
@@ -109,6 +111,15 @@ def settings_to_resume(ctx: click.Context) -> Settings:
         if journal is None or journal.phase == "done":
             raise
         return msgspec.structs.replace(settings, data_dir=Path(journal.data_dir))
+
+
+def settle_restore(settings: Settings) -> None:
+    """Clear up after a restore that was cut off, unless one is going on. Raises BackupError."""
+    with suppress(ControlError):
+        for before in settle_box(settings, exclusive_lock):
+            click.echo(
+                f"appliance: a restore was cut off at its end; the data of before lie in {before}", err=True
+            )
 
 
 def upgrade(settings: Settings, box: Box, bundle: Path, *, dry_run: bool) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
@@ -17,13 +19,14 @@ from appliance.backup import restoring
 from appliance.backup.errors import BackupError, BackupSpaceError
 from appliance.backup.keys import Identity, new_identity
 from appliance.backup.restoring import RESTORED_CONFIGURATION, restore_box, restore_folder
-from appliance.backup.swap import swap
+from appliance.backup.swap import MARK, swap
 from appliance.config import Settings
 from appliance.control.errors import ControlError
 from appliance.control.stores import exclusive_lock
 from appliance.storage.database import Database
 from appliance.storage.migrations import MIGRATIONS, open_to
 from tests.backup.sample import CONFIGURATION, add_line, backup, box, lines
+from tests.service import clean_environment
 
 OPERATOR = new_identity()
 
@@ -150,6 +153,49 @@ def test_nobody_starts_in_the_middle(home: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(restoring, "swap", swap_and_start)
     restore(home, "plain")
     assert tried
+
+
+def next_start(home: Path) -> str:
+    """Do what the unit does before the service starts; return what was said."""
+    done = subprocess.run(
+        [sys.executable, "-m", "appliance", "--data-dir", str(home / "data"), "upgrade", "--resume"],
+        capture_output=True,
+        text=True,
+        env=clean_environment(APPLIANCE_RELEASES_DIR=str(home / "opt")),
+        timeout=60,
+        check=True,
+    )
+    return done.stderr
+
+
+def test_the_next_start_clears_up_after_a_restore_that_was_cut_off(home: Path) -> None:
+    data, half = home / "data", home / ".data.restoring-1234"
+    half.mkdir()
+    (half / MARK).touch()
+    (half / "secret.key").touch()
+    with exclusive_lock(data / "appliance.lock"):  # as a restore that is going on has it
+        assert next_start(home) == ""
+        assert half.exists()
+    assert next_start(home) == ""
+    assert not list(home.glob(".data.*"))
+    assert lines(data / "appliance.db") == ["saved", "later"]
+
+
+def test_the_next_start_names_the_data_of_before_where_a_restore_was_cut_off_after_the_swap(
+    home: Path,
+) -> None:
+    data = home / "data"
+    restored = restore(home, "plain")
+    assert restored.before is not None
+    restored.before.rename(home / ".data.restoring-1234")
+    (data / MARK).touch()
+    said = next_start(home)
+    (before,) = home.glob("data.before-restore-*")
+    assert str(before) in said
+    assert lines(before / "appliance.db") == ["saved", "later"]
+    assert lines(data / "appliance.db") == ["saved", restored.manifest.name]
+    assert not (data / MARK).exists()
+    assert next_start(home) == ""
 
 
 @pytest.mark.parametrize("position", [10, 500, -20])
