@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from appliance.cli import settings_of
+from appliance.cli.output import printable
 from appliance.clock import now_ms
 from appliance.control.client import run_command
 
@@ -51,7 +52,8 @@ def list_(ctx: click.Context, email: str | None, as_json: bool) -> None:
         return
     for key in keys:
         click.echo(
-            f"{key['id']:>5}  {key['hint']:<19}  {_expiry(key):<16}  {key['kind']:<9}  {key['email']}  {key['name']}"
+            f"{key['id']:>5}  {key['hint']:<19}  {_expiry(key):<16}  {key['kind']:<9}  "
+            f"{printable(key['email'])}  {printable(key['name'])}"
         )
 
 

@@ -26,7 +26,7 @@ def in_words(size: int) -> str:
 
 
 def printable(text: str) -> str:
-    """Return ``text`` without control characters: a pack's words must not steer the terminal."""
+    """Return ``text`` without control characters: the words of a pack or a user must not steer the terminal."""
     return "".join(character if character.isprintable() else "�" for character in text)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from appliance.cli import settings_of
+from appliance.cli.output import printable
 from appliance.control.client import run_command
 
 MICROS = 1_000_000
@@ -34,7 +35,7 @@ def list_(ctx: click.Context, as_json: bool) -> None:
     for user in users:
         click.echo(
             f"{user['id']:>5}  role {user['role_id']:<5} {_budget(user):<22} {_expiry(user):<18} "
-            f"{_printable(user['email'])}"
+            f"{printable(user['email'])}"
         )
 
 
@@ -70,13 +71,6 @@ def text_of(what: str, value: str) -> str:
     except UnicodeEncodeError:
         raise click.UsageError(f"{what} is not UTF-8") from None
     return value
-
-
-def _printable(text: str) -> str:
-    """Return a text of a stranger without what a terminal would obey."""
-    return "".join(
-        character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text
-    )
 
 
 def _budget(user: dict[str, Any]) -> str:

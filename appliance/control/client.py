@@ -37,6 +37,10 @@ def run_command(
     ``without_service`` is what to do when no service runs, for commands that only read. Raises ControlError
     with the service's words, or the error of the room when run here.
     """
+    try:
+        request = msgspec.json.encode({"command": command, "arguments": arguments}) + b"\n"
+    except UnicodeEncodeError:  # bytes of the command line
+        raise ControlError("an argument is not UTF-8") from None
     progress = progress or (lambda _done, _total: None)
     connection = _connect(settings)
     if connection is None and without_service is not None:
@@ -44,7 +48,7 @@ def run_command(
     if connection is None:
         return _run_here(settings, command, arguments, progress)
     with connection, connection.makefile("rb") as answers:
-        connection.sendall(msgspec.json.encode({"command": command, "arguments": arguments}) + b"\n")
+        connection.sendall(request)
         for line in answers:
             message = msgspec.json.decode(line)
             if "error" in message:

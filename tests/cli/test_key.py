@@ -65,6 +65,8 @@ def test_refusals_are_one_plain_line(bare_service: Service) -> None:
         ("create", "--name", "x" * 129): "a key needs a name of 1 to 128 characters",
         ("list", "--email", "unknown@example.org"): "there is no user unknown@example.org",
         ("revoke", "99999"): "no key 99999",
+        ("create", "--name", "\udcff"): "an argument is not UTF-8",
+        ("list", "--email", "\udcff@example.org"): "an argument is not UTF-8",
     }
     for arguments, text in refusals.items():
         refused = appliance(data_dir, *arguments)
@@ -74,6 +76,29 @@ def test_refusals_are_one_plain_line(bare_service: Service) -> None:
     both = appliance(data_dir, "create", "--name", "x", "--user", "1", "--email", "a")
     assert both.returncode == 2
     assert "give one of them" in both.stderr
+
+
+def test_a_keys_name_neither_steers_the_terminal_nor_makes_a_row_of_its_own(bare_service: Service) -> None:
+    person = make_person(bare_service)
+    with person.http as http:
+        assert http.post("/v1/me/keys", json={"name": "\x1b[2J\r\n    1  sk-fake"}).status_code == 201
+    table = appliance(bare_service.data_dir, "list", "--email", person.email).stdout
+
+    assert len(table.splitlines()) == 2
+    assert "\x1b" not in table
+    assert "\ufffd" in table
+
+
+def test_without_the_service_keys_are_listed_and_revoked_too(tmp_path: Path) -> None:
+    data_dir = tmp_path / "data"
+    with running_service(data_dir) as service:
+        key = appliance(data_dir, "create", "--name", "lost").stdout.strip()
+        assert user_of(service, key) == 1
+    (lost,) = [each for each in listed(data_dir) if each["name"] == "lost"]
+    assert appliance(data_dir, "revoke", str(lost["id"])).returncode == 0
+    assert "lost" not in [each["name"] for each in listed(data_dir)]
+    with running_service(data_dir) as service:
+        assert user_of(service, key) is None
 
 
 def test_the_last_key_of_the_last_administrator_can_be_made_anew_on_the_box(tmp_path: Path) -> None:
