@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from tests.api.asking import chat_events
 from tests.api.monitoring.reading import scraped
 from tests.service import Service
 
@@ -14,6 +15,12 @@ FILE = Path(__file__).parents[3] / "docs/grafana/appliance.json"
 METRIC = re.compile(r"\b(?:appliance|process|python)_[a-z_]+")
 # Grafana's own variables.
 BUILT_IN = {"__rate_interval", "__all"}
+# Labels that Prometheus adds when it scrapes.
+SCRAPED = {"instance", "job"}
+MATCHED = re.compile(r"([a-z_]+)\{([^}]*)\}")
+LABEL = re.compile(r"([a-z_]+)\s*=~?")
+KEPT = re.compile(r"by \(([^)]*)\)")
+LISTED = re.compile(r"label_values\(([a-z_]+), ([a-z_]+)\)")
 
 
 def dashboard() -> dict[str, Any]:
@@ -61,6 +68,28 @@ def test_every_metric_that_is_asked_for_exists(bare_service: Service) -> None:
 
     assert len(asked) > 30
     assert asked <= there, asked - there
+
+
+def test_every_label_that_is_asked_for_exists(service: Service) -> None:
+    chat_events(service)  # a call that has a first token
+    with service.http as http:
+        http.get("/health")
+        families = scraped(http).families.values()
+    there = {sample.name: SCRAPED | sample.labels.keys() for family in families for sample in family.samples}
+    matched, kept = 0, 0
+    for target in targets():
+        expression, shown = target["expr"], set(re.findall(r"\{\{(\w+)\}\}", target.get("legendFormat", "")))
+        for metric, matchers in MATCHED.findall(expression):
+            found = there.get(metric, SCRAPED)  # a series without labels may have no sample yet
+            assert set(LABEL.findall(matchers)) <= found, expression
+            grouped = {label.strip() for group in KEPT.findall(expression) for label in group.split(",")}
+            assert grouped <= found, expression
+            assert shown <= (grouped or found), (expression, shown)
+            matched, kept = matched + 1, kept + len(grouped)
+    for variable in dashboard()["templating"]["list"]:
+        for metric, label in LISTED.findall(variable.get("definition", "")):
+            assert label in there[metric], variable["name"]
+    assert (matched > 40, kept > 15) == (True, True)
 
 
 def test_every_series_of_ours_has_a_panel(bare_service: Service) -> None:
