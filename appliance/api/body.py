@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import msgspec
@@ -12,6 +13,7 @@ from litestar.exceptions import InternalServerException
 
 from appliance.api.disconnect import ClientGoneError
 from appliance.api.field_errors import AbsentBodyError, InvalidFieldError, UnreadableBodyError
+from appliance.api.leniency import lenient
 from appliance.api.validation import field_errors
 from appliance.errors import InvalidRequestError
 
@@ -73,11 +75,18 @@ async def peeked(body: bytes, type_: type[T]) -> T | None:
 
 
 def _told_apart(body: bytes, type_: type[T]) -> T:
-    """Decode a body; raise InvalidFieldError, which knows every wrong field, where it is not of the type."""
+    """Decode a body; raise InvalidFieldError, which knows every wrong field, where it is not of the type.
+
+    What only the decoder refuses ("yes" for true, " 5 " for 5) is read once more.
+    """
     try:
         return decode(body, type_)
     except msgspec.ValidationError as error:
-        raise InvalidFieldError(*describe(error), field_errors(body, type_)) from None
+        errors = field_errors(body, type_)
+        if not errors:
+            with suppress(msgspec.ValidationError):
+                return msgspec.convert(lenient(msgspec.json.decode(body), type_), type_, strict=False)
+        raise InvalidFieldError(*describe(error), errors) from None
 
 
 def decode(body: bytes, type_: type[T]) -> T:

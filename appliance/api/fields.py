@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated
 
 import msgspec
 
 from appliance.api.field_errors import UnprocessableError, wrong_field, wrong_value
-from appliance.api.validation import shown_input, text_length_error
+from appliance.api.validation import parsed_int, shown_input, text_length_error
 from appliance.clock import now_ms
 
 # What SQLite keeps in an integer column.
 LARGEST = (1 << 63) - 1
 LONGEST_NAME = 256
-# Reading the digits of a number takes the square of their count.
-LONGEST_NUMBER = 1000
 # The year 9999: a later time is a mistake in the unit.
 LATEST_SECOND = 253_402_300_799
-
-_ZEROS = re.compile(r"(?<=[0-9])\.0+\Z")
 
 Name = Annotated[str, msgspec.Meta(max_length=4096)]
 
@@ -57,7 +52,7 @@ def path_number(name: str, text: str) -> int:
 def written_number(place: str, name: str, text: str) -> int:
     """Return the whole number that the parameter ``name`` of the "path" or the "query" is written as."""
     try:
-        return _whole_number(text)
+        return parsed_int(text)
     except ValueError:
         raise wrong_field(
             name,
@@ -66,16 +61,6 @@ def written_number(place: str, name: str, text: str) -> int:
             place=place,
             input=shown_input(text),
         ) from None
-
-
-def _whole_number(text: str) -> int:
-    """Return the integer that a path or a query has, also with zeros behind the point.
-
-    Raises ValueError for anything else, and beyond LONGEST_NUMBER characters.
-    """
-    if len(text) > LONGEST_NUMBER:
-        raise ValueError(f"no number has more than {LONGEST_NUMBER} characters here")
-    return int(_ZEROS.sub("", text))
 
 
 def row_id(number: int) -> int:

@@ -6,6 +6,7 @@ once more, along its type, for the whole list that OpenGateLLM's and infinity's 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import islice
@@ -24,7 +25,12 @@ SHOWN_CHARACTERS = 1000
 SHOWN_ITEMS = 50
 SHOWN_DEPTH = 4
 
-_TRUE_OR_FALSE = frozenset({"true", "false", "1", "0", "yes", "no", "on", "off", "t", "f", "y", "n"})
+TRUE_WORDS = frozenset({"true", "1", "yes", "on", "t", "y"})
+FALSE_WORDS = frozenset({"false", "0", "no", "off", "f", "n"})
+# Integers from here on are no floats that pydantic takes for one.
+LARGE = 2.0**63
+
+_ZEROS = re.compile(r"(?<=[0-9])\.0+\Z")
 
 # Alternatives in the order in which they were declared; the library sorts them.
 _ORDERS: dict[frozenset[Any], tuple[Any, ...]] = {}
@@ -41,14 +47,14 @@ def field_errors(body: bytes, type_: Any) -> list[FieldError]:
         value = msgspec.json.decode(body)
         if value is None:  # FastAPI takes it for no body at all
             return [FieldError(["body"], "Field required", "missing", None)]
-        return _first(_check(_type_info(type_), value, ("body",)))
+        return _first(_check(type_info(type_), value, ("body",)))
     except (msgspec.MsgspecError, RecursionError):
         return []
 
 
 def value_errors(value: Any, type_: Any, location: Sequence[str | int]) -> list[FieldError]:
     """Return what keeps a decoded value, which stands at ``location``, from being a ``type_``."""
-    return _first(_check(_type_info(type_), value, tuple(location)))
+    return _first(_check(type_info(type_), value, tuple(location)))
 
 
 def listed(words: Sequence[Any]) -> str:
@@ -67,7 +73,8 @@ def shown_input(value: Any) -> Any:
 
 
 @lru_cache(maxsize=256)
-def _type_info(type_: Any) -> inspect.Type:
+def type_info(type_: Any) -> inspect.Type:
+    """Return what a type consists of."""
     _note_orders(type_, set())
     return inspect.type_info(type_)
 
@@ -232,7 +239,7 @@ def _boolean(value: Any, at: _Location) -> Iterator[FieldError]:
     if isinstance(value, bool) or value in (0, 1):
         return
     if isinstance(value, str):
-        if value.lower() not in _TRUE_OR_FALSE:
+        if value.lower() not in TRUE_WORDS | FALSE_WORDS:
             yield bool_parsing_error(at, value)
     elif isinstance(value, int | float):
         yield bool_parsing_error(at, value)
@@ -249,7 +256,7 @@ def _integer(kind: inspect.IntType, value: Any, at: _Location) -> Iterator[Field
     number: int
     if isinstance(value, str):
         try:
-            number = int(value) if len(value) <= SHOWN_CHARACTERS else int("")
+            number = parsed_int(value)
         except ValueError:
             message = "Input should be a valid integer, unable to parse string as an integer"
             yield _error(at, message, "int_parsing", value)
@@ -259,6 +266,10 @@ def _integer(kind: inspect.IntType, value: Any, at: _Location) -> Iterator[Field
             message = "Input should be a valid integer, got a number with a fractional part"
             yield _error(at, message, "int_from_float", value)
             return
+        if abs(value) >= LARGE:
+            message = "Unable to parse input string as an integer, exceeded maximum size"
+            yield _error(at, message, "int_parsing_size", value)
+            return
         number = int(value)
     elif isinstance(value, int) and not isinstance(value, bool):
         number = value
@@ -266,6 +277,16 @@ def _integer(kind: inspect.IntType, value: Any, at: _Location) -> Iterator[Field
         yield _error(at, "Input should be a valid integer", "int_type", value)
         return
     yield from _bounds(kind, number, value, at)
+
+
+def parsed_int(text: str) -> int:
+    """Return the integer that a text is, also with zeros behind the point.
+
+    Raises ValueError for anything else, and beyond SHOWN_CHARACTERS: reading digits takes the square of their count.
+    """
+    if len(text) > SHOWN_CHARACTERS:
+        raise ValueError(f"no number has more than {SHOWN_CHARACTERS} characters here")
+    return int(_ZEROS.sub("", text))
 
 
 def _number(kind: inspect.FloatType, value: Any, at: _Location) -> Iterator[FieldError]:

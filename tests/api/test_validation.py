@@ -55,6 +55,13 @@ class Sample(msgspec.Struct, kw_only=True):
             None,
         ),
         (
+            {"count": 1e30},
+            ["count"],
+            "int_parsing_size",
+            "Unable to parse input string as an integer, exceeded maximum size",
+            None,
+        ),
+        (
             {"count": 1.5},
             ["count"],
             "int_from_float",

@@ -138,3 +138,8 @@ def test_each_of_them_is_recorded(box: Client) -> None:
     for record in records:
         said = body_of(asked[record["endpoint"]])["usage"]
         assert {**record["usage"], "metrics": None, "requests": 1} == {**said, "metrics": None}
+
+
+@pytest.mark.parametrize("temperature", [".5", " 0.5 ", "+0.5"])
+def test_a_temperature_is_written_in_any_form(user: Client, temperature: str) -> None:
+    assert body_of(transcribe(user, temperature=temperature))["model"] == SPEECH

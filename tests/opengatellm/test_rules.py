@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import httpx
@@ -136,6 +137,29 @@ def test_whole_numbers_of_a_query_may_have_a_point(admin: Client, text: str, off
     for wrong in ("1.5", "1.", ".0"):
         ((place, _),) = wrong_fields(admin.get("/admin/roles", offset=wrong))
         assert place == ["query", "offset"]
+
+
+@pytest.mark.parametrize("word", ["yes", "NO", "on", "off", "t", "F", "y", "n", "1", 0, 1.0, "true"])
+def test_truth_has_many_forms(master: Client, word: Any) -> None:
+    body = {"model": "none", "messages": [], "stream": word, "logprobs": word}
+
+    assert refusal(master.post("/chat/completions", body), 404) == "Model not found."
+    ((place, _),) = wrong_fields(master.post("/chat/completions", {**body, "stream": "maybe"}))
+    assert place == ["body", "stream"]
+
+
+@pytest.mark.parametrize("form", [" {} ", "+{}", "0{}", "{}.0", "{}.00"])
+def test_numbers_may_be_written_as_texts(admin: Client, form: str) -> None:
+    role = admin.make("/admin/roles", name=unique("lax"))["id"]
+    expires = int(time.time()) + 3600
+    texts = {"role": form.format(role), "budget": form.format(3), "expires": form.format(expires)}
+    user = admin.make("/admin/users", email=unique("lax"), password="x", **texts)["id"]
+
+    shown = admin.read(f"/admin/users/{user}")
+    assert {name: shown[name] for name in texts} == {"role": role, "budget": 3.0, "expires": expires}
+    # One that is none does not make the others wrong.
+    wrong = {"email": "x", "password": "x", **texts, "role": "first"}
+    assert [place for place, _ in wrong_fields(admin.post("/admin/users", wrong))] == [["body", "role"]]
 
 
 def test_rules_beyond_types_say_what_came_too(admin: Client) -> None:

@@ -9,9 +9,7 @@ from litestar import Request
 
 from appliance.api.field_errors import FieldError, InvalidFieldError, UnprocessableError
 from appliance.api.knowledge.not_enabled import NotEnabledError
-from appliance.api.validation import bool_parsing_error, value_errors
-
-TRUTHS = frozenset({"true", "false", "1", "0", "yes", "no", "on", "off", "t", "f", "y", "n"})
+from appliance.api.validation import value_errors
 
 Key = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
 Ids = Annotated[list[Annotated[int, msgspec.Meta(gt=0)]], msgspec.Meta(max_length=100)]
@@ -57,8 +55,9 @@ class SearchFields(Protocol):
 def check_required(request: Request[Any, Any, Any]) -> None:
     """Check the query parameter ``required``, which has no effect. Raises UnprocessableError."""
     text = request.query_params.get("required")
-    if text is not None and str(text).lower() not in TRUTHS:
-        raise UnprocessableError([bool_parsing_error(["query", "required"], str(text))])
+    errors = [] if text is None else value_errors(text, bool, ["query", "required"])
+    if errors:
+        raise UnprocessableError(errors)
 
 
 def refuse_search(body: SearchFields) -> None:

@@ -14,6 +14,7 @@ from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 from appliance.api.dialect import Dialect
 from appliance.api.field_errors import FieldError, UnprocessableError
 from appliance.api.form import MULTIPART, URL_ENCODED, Form, content_type, uploaded_form
+from appliance.api.leniency import lenient
 from appliance.api.openai.usage import Meter
 from appliance.api.validation import listed, value_errors
 from appliance.engines.speech.contract import TranscriptionOptions
@@ -112,7 +113,7 @@ def gateway_form(form: Form) -> tuple[Upload, GatewayFields]:
         )
     if errors or form.file is None:
         raise UnprocessableError(errors)
-    return form.file, msgspec.convert(given, GatewayFields, strict=False)
+    return form.file, msgspec.convert(lenient(given, GatewayFields), GatewayFields, strict=False)
 
 
 def gateway_transcription(text: str, response_format: str, model: str, meter: Meter) -> Response[Any]:
