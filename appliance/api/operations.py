@@ -24,7 +24,7 @@ from appliance.api.openai.encoding.rerank_families import RootRerankRequest
 from appliance.api.openai.generation.chat import SearchChatRequest
 from appliance.api.openai.generation.completions import CompletionRequest
 from appliance.api.openai.ocr import OcrRequest
-from appliance.api.openai.speech.audio import AUDIO_FORM_SCHEMA
+from appliance.api.openai.speech.audio_form import AUDIO_FORM_SCHEMA
 from appliance.api.openai.tokenization import DetokenizeRequest, TokenizeRequest
 from appliance.api.openai.usage_report import UsageReportRequest
 from appliance.api.setup import Setup

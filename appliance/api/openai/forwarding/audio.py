@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 from litestar import Request, Response
@@ -15,6 +15,7 @@ from appliance.api.errors import dialect_of
 from appliance.api.event_stream import event_stream
 from appliance.api.openai.forwarding.answer import choices_of
 from appliance.api.openai.forwarding.target import client_of, headers_for, upstream_of
+from appliance.api.openai.speech.audio_form import TranscriptionForm
 from appliance.api.openai.speech.audio_gateway import gateway_transcription
 from appliance.api.openai.usage import Meter
 from appliance.gateway.call import ModelCall
@@ -25,9 +26,6 @@ from appliance.gateway.upstream.events import EventStream, open_stream
 from appliance.gateway.upstream.failures import error_event, unavailable
 from appliance.gateway.upstream.families import path
 from appliance.gateway.upstream.uploads import audio_ending, json_around, multipart
-
-if TYPE_CHECKING:
-    from appliance.api.openai.speech.audio import TranscriptionForm
 
 # Families whose streams are OpenAI's transcript events; the others are asked for the whole text.
 STREAMING = ("openai", "appliance")
