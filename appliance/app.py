@@ -27,7 +27,7 @@ from appliance.api.monitoring.backups import BackupCollector
 from appliance.api.monitoring.gauges import Box, Connections
 from appliance.api.monitoring.metrics import Metrics
 from appliance.api.observation import observed
-from appliance.api.published import as_published
+from appliance.api.published import as_published, unreadable_first
 from appliance.api.routes import routes
 from appliance.audit.keeper import AuditKeeper
 from appliance.control.commands import Commands
@@ -132,7 +132,7 @@ def build_app(
     app = Litestar.from_config(
         AppConfig(
             route_handlers=routes(settings),
-            guards=[on_loop(writes_allowed, as_published, authorize)],
+            guards=[unreadable_first(on_loop(writes_allowed, as_published, authorize))],
             exception_handlers={
                 ApplianceError: error_response,
                 HTTPException: http_error_response,

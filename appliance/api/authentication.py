@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
 from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
 from litestar.routes import BaseRoute, HTTPRoute
-from litestar.types import Guard
 
 from appliance.accounts.errors import AuthenticationError, PermissionDeniedError
 from appliance.accounts.keys import Account, Keyring
@@ -30,7 +29,9 @@ PUBLIC = "public"
 KEY = "key"
 
 
-def on_loop(*guards: Callable[[Connection, BaseRouteHandler], None]) -> Guard:
+def on_loop(
+    *guards: Callable[[Connection, BaseRouteHandler], None],
+) -> Callable[[Connection, BaseRouteHandler], Awaitable[None]]:
     """Return one guard that applies these in their order, on the event loop.
 
     The framework would run each in a thread of its own pool: slower than what they do, and what they count is

@@ -75,10 +75,38 @@ def test_a_body_that_is_no_json_is_422(master: Client) -> None:
     headers = {"Content-Type": "application/json", "Authorization": f"Bearer {master.key}"}
 
     ((place, _),) = wrong_fields(HTTP.post(url, content=b'{"model": ', headers=headers))
-    assert place[0] == "body"
-    # Nothing of a stranger's body is read.
-    del headers["Authorization"]
-    assert refusal(HTTP.post(url, content=b'{"model": ', headers=headers), 401) == "Not authenticated"
+    assert place == ["body", 10]
+    # Before anybody looks at the key, too.
+    for key in ({}, {"Authorization": "Bearer sk-unknown"}, {"Authorization": f"bearer {master.key}"}):
+        answer = HTTP.post(url, content=b'{"model": ', headers={"Content-Type": "application/json", **key})
+        assert [place for place, _ in wrong_fields(answer)] == [["body", 10]]
+
+
+@pytest.mark.parametrize(
+    ("method", "kind", "body"),
+    [
+        ("POST", "application/json", b""),
+        ("POST", "application/json", b"null"),
+        ("POST", "application/json", b'{"messages": 5}'),
+        ("POST", "text/plain", b"{"),
+        ("POST", "multipart/form-data; boundary=x", b"{"),
+        ("POST", "application/json", b"{" * 100_000),
+        ("GET", "application/json", b"{"),
+    ],
+)
+def test_of_a_strangers_body_only_a_short_one_that_is_no_json_is_spoken(
+    master: Client, method: str, kind: str, body: bytes
+) -> None:
+    path = "/chat/completions" if method == "POST" else "/models"
+    url = f"{master.service.base_url}{ROOT}/v1{path}"
+    answer = HTTP.request(method, url, content=body, headers={"Content-Type": kind})
+    assert refusal(answer, 401) == "Not authenticated"
+
+
+def test_a_body_that_is_no_json_comes_before_missing_rights(nobody: Client) -> None:
+    headers = {"Content-Type": "application/json"}
+    for content, status in ((b"{", 422), (b"{}", 403)):
+        assert nobody.call("POST", "/admin/roles", content=content, headers=headers).status_code == status
 
 
 def test_a_key_is_looked_at_before_fields_and_rights_before_fields(master: Client, nobody: Client) -> None:
