@@ -1,19 +1,59 @@
-"""Connections of the outbound client: one that breaks says so to whoever reads an answer from it."""
+"""Connections of the outbound client: one that breaks says so to whoever reads an answer from it.
+
+And one on which a server says more than it was asked for is closed: it would pass for the next request's answer.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from functools import partial
+from http import HTTPStatus
 from typing import Any
 
 import aiohttp
+from aiohttp import StreamReader
 from aiohttp.client_proto import ResponseHandler
-from aiohttp.http import HttpProcessingError
+from aiohttp.http import HttpProcessingError, RawResponseMessage
 
 
 class _Connection(ResponseHandler):
-    """Where a later piece of an answer is no HTTP, aiohttp's parser in C leaves its reader to wait for ever."""
+    """One connection, over which requests go one after the other."""
 
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
+        # Whether the last request has its answer's head; those before it (100 to 199) are none.
+        self._answered = False
+
+    def set_response_params(self, **options: Any) -> None:
+        """Take note that a request is about to be sent."""
+        self._answered = False
+        super().set_response_params(**options)
+
+    def feed_data(self, data: tuple[RawResponseMessage, StreamReader], size: int = 0) -> None:
+        """Take a head that the parser has read."""
+        if self._answered:
+            self._end()
+            return
+        self._answered = data[0].code >= HTTPStatus.OK
+        super().feed_data(data, size)
+
+    def data_received(self, data: bytes) -> None:
+        """Take what a server sends; what comes after an answer's end ends the connection.
+
+        aiohttp keeps it, and gives it to the next request, which may be another user's.
+        """
+        answer = self._payload
+        if data and self._answered and answer is not None and answer.is_eof():
+            self._end()
+            return
+        super().data_received(data)
+
+    def _end(self) -> None:
+        self.force_close()
+        if self.transport is not None:
+            self.transport.close()
+
+    # Where a later piece of an answer is no HTTP, aiohttp's parser in C leaves its reader to wait for ever.
     def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
         """Fail what waits for an answer, and what reads one that came in part."""
         super().set_exception(exc, *cause)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import queue
 import threading
 import time
 from typing import Any
@@ -19,6 +21,9 @@ from tests.gateway.upstream.fake import (
     streaming,
 )
 from tests.service import Service
+
+# What some servers say on a connection that rests, before they close it.
+TOO_LATE = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n"
 
 
 def test_what_a_server_says_to_remember_does_not_go_with_the_next_users_request(
@@ -138,3 +143,46 @@ def test_a_request_that_ends_every_connection_is_sent_once_to_a_new_one(
     upstream.script = Exchange.hang_up
     assert ask(box, model).status_code == 503
     assert len(upstream.posted) == 2
+
+
+@pytest.mark.parametrize(("stray", "pause"), [(TOO_LATE, 0), (TOO_LATE, 0.2), (TOO_LATE[:12], 0.2)])
+@pytest.mark.parametrize("streamed", [False, True])
+def test_what_comes_after_an_answer_is_not_taken_for_that_of_the_next_request(
+    box: Service, upstream: FakeUpstream, stray: bytes, streamed: bool, pause: float
+) -> None:
+    model = routed(box, upstream)
+    closed: queue.Queue[bool] = queue.Queue()
+
+    def script(exchange: Exchange) -> None:
+        streaming()(exchange)
+        time.sleep(pause)
+        exchange.handler.wfile.write(stray)
+        closed.put(exchange.client_left(3))  # sooner than a connection that rests is closed
+
+    upstream.script = script
+    for _ in range(2):
+        answer = ask(box, model, stream=streamed)
+        assert (answer.status_code, "three" in answer.text) == (200, True)
+        assert closed.get(timeout=20)
+
+
+def test_an_answer_that_nobody_asked_for_goes_to_nobody(box: Service, upstream: FakeUpstream) -> None:
+    model = routed(box, upstream)
+    numbers = itertools.count(1)
+    sent: queue.Queue[None] = queue.Queue()
+
+    def script(exchange: Exchange) -> None:
+        exchange.answer(chat_answer(f"answer {next(numbers)}"))
+        time.sleep(0.1)
+        try:
+            exchange.answer(chat_answer("for another user"))
+            exchange.client_left(1)
+        finally:
+            sent.put(None)
+
+    upstream.script = script
+    texts = []
+    for _ in range(3):
+        texts.append(ask(box, model).json()["choices"][0]["message"]["content"])
+        sent.get(timeout=20)
+    assert texts == ["answer 1", "answer 2", "answer 3"]
