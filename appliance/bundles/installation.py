@@ -76,9 +76,12 @@ def install_pack(
     """
     verified = verify_pack(source, trust, allow_unsigned=allow_unsigned, meter=Meter(progress, cancelled))
 
-    def accept(manifest: Manifest) -> None:
+    def accept(manifest: Manifest) -> bool:
+        # What never loaded is no way back.
+        works = not trial_numbers.is_first(packs, manifest.name)
         if verified is not None:
             trial_numbers.accept(packs, trust, manifest, verified)
+        return works
 
     reader = None if source.is_dir() else pack_reader(verified)
     manifest = packs.install(source, progress, cancelled, reader=reader, accept=accept, keep_previous=True)

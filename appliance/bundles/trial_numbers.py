@@ -1,8 +1,8 @@
 """The number of a pack that is on trial: it counts from its installation on, and no more once it gave way.
 
 A version that does not load must not make the one that works, or a repaired one, an older one. What had been accepted
-before is noted beside the packs, as ``.number-NAME``, and restored when the version before returns: a version that
-ever served stays accepted, so this opens no way back by an old file.
+before is noted beside the packs, as ``.number-NAME``, and restored when the version before returns, or when there is
+none: a version that ever served stays accepted, so this opens no way back by an old file.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from appliance.disk import write_whole
-from appliance.packs.errors import refusal
+from appliance.packs.errors import PackNotFoundError, refusal
 from appliance.packs.manifest import Manifest
 from appliance.packs.store import PackStore
 from appliance.signing.signatures import Kind
@@ -38,19 +38,30 @@ def accept(packs: PackStore, trust: TrustStore, manifest: Manifest, verified: Ve
     """Accept the number of a pack that is about to take its place. Raises SigningError, PackError."""
     name = manifest.name
     trust.check_sequence(verified, verified.key_id)
-    accepted = trust.accepted(KIND, name)
-    earlier = _read(packs, name) if name in packs.previous() else None
-    noted = _Noted(
-        # Of several in a row without one that loaded, the numbers before the first count.
-        before=accepted if earlier is None else earlier.before,
-        after={**accepted, verified.key_id: max(verified.sequence, accepted.get(verified.key_id, 0))},
-        manifest_sha256=_fingerprint(manifest),
-    )
-    try:
-        write_whole(_place(packs, name), msgspec.json.encode(noted), 0o600)
-    except OSError as error:
-        raise refusal(error, f"note the number of {name}") from error
+    on_trial = name in packs.previous() or is_first(packs, name)
+    if on_trial or _installed(packs, name) != manifest:
+        accepted = trust.accepted(KIND, name)
+        earlier = _read(packs, name) if on_trial else None
+        noted = _Noted(
+            # Of several in a row without one that loaded, the numbers before the first count.
+            before=accepted if earlier is None else earlier.before,
+            after={**accepted, verified.key_id: max(verified.sequence, accepted.get(verified.key_id, 0))},
+            manifest_sha256=_fingerprint(manifest),
+        )
+        try:
+            write_whole(_place(packs, name), msgspec.json.encode(noted), 0o600)
+        except OSError as error:
+            raise refusal(error, f"note the number of {name}") from error
     trust.accept(verified)
+
+
+def is_first(packs: PackStore, name: str) -> bool:
+    """Tell whether a pack without a version before has not shown yet that it loads. Raises PackError, OSError."""
+    if name in packs.previous():
+        return False
+    # Else the noted number is of what is only about to come, or was cut off before it came.
+    manifest = _installed(packs, name)
+    return manifest is not None and _of(packs, manifest) is not None
 
 
 def keep(packs: PackStore, trust: TrustStore, manifest: Manifest) -> None:
@@ -72,9 +83,21 @@ def withdraw(packs: PackStore, trust: TrustStore, manifest: Manifest) -> None:
         trust.restore(KIND, manifest.name, noted.before, instead_of=noted.after)
 
 
+def undecided(packs: PackStore) -> tuple[str, ...]:
+    """Return the names of packs of which a number is noted."""
+    return tuple(sorted(path.name.removeprefix(_NUMBER) for path in packs.path.glob(f"{_NUMBER}*")))
+
+
 def forget(packs: PackStore, name: str) -> None:
     """Remove what was noted: it is decided. Raises OSError."""
     _place(packs, name).unlink(missing_ok=True)
+
+
+def _installed(packs: PackStore, name: str) -> Manifest | None:
+    try:
+        return packs.get(name).manifest
+    except PackNotFoundError:
+        return None
 
 
 def _of(packs: PackStore, manifest: Manifest) -> _Noted | None:

@@ -16,7 +16,9 @@ from appliance.audit.chain import parse_head
 from appliance.audit.lines import Filter, list_lines
 from appliance.audit.log import COMMAND_LINE
 from appliance.backup.service import make_backup
+from appliance.bundles import trial_numbers
 from appliance.control.errors import ControlError
+from appliance.control.pack_trials import Left
 from appliance.control.stores import Stores
 from appliance.jobs.runner import JobRunner
 from appliance.releases.switching import ServiceState
@@ -37,7 +39,7 @@ class Commands:
         jobs: JobRunner,
         packs_changed: Callable[[], Awaitable[None]] | None = None,
         state: Callable[[], ServiceState] | None = None,
-        pack_outcome: Callable[[str, str], Awaitable[str | None]] | None = None,
+        pack_outcome: Callable[[str, str], Awaitable[Left | None]] | None = None,
     ) -> None:
         self._stores = stores
         self._jobs = jobs
@@ -126,11 +128,16 @@ class Commands:
         return {"name": name, "version": manifest.version}
 
     async def _pack_settled(self, which: str, name: str, version: str) -> None:
-        """Wait until it is known whether a version that came in loads. Raises ControlError when it was left again."""
-        reason = None if self._pack_outcome is None else await self._pack_outcome(name, version)
-        if reason is not None:
+        """Wait until it is known whether a version that came in loads. Raises ControlError when it does not."""
+        left = None if self._pack_outcome is None else await self._pack_outcome(name, version)
+        if left is not None and left.former_returned:
             raise ControlError(
-                f"the {which} version of {name} cannot be loaded ({reason}): the one before serves again"
+                f"the {which} version of {name} cannot be loaded ({left.reason}): the one before serves again"
+            )
+        if left is not None:
+            raise ControlError(
+                f"{name} is installed, but cannot be loaded ({left.reason}): each start tries again, and so does "
+                "importing it once more"
             )
 
     async def _pack_remove(self, arguments: dict[str, Any], _progress: Progress) -> Any:
@@ -138,6 +145,7 @@ class Commands:
         await asyncio.to_thread(packs.get, name)
         await self._audited("pack.remove", name)
         await asyncio.to_thread(packs.remove, name)
+        await asyncio.to_thread(trial_numbers.forget, packs, name)
         if self._packs_changed is not None:
             await self._packs_changed()
         return {"removed": name}

@@ -1,4 +1,8 @@
-"""A pack that replaced another has to load: until it has, the former version is kept, and returns when it does not."""
+"""A pack that was installed has to load: until it has, the version before is kept, and returns when it does not.
+
+Without a version before, the pack stays as it is and is tried again by each start, and by the same archive; its
+number does not count until it has loaded.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +10,12 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
+import msgspec
+
 from appliance.bundles import trial_numbers
 from appliance.errors import ApplianceError
-from appliance.gateway.catalog import Catalog
+from appliance.gateway.catalog import Catalog, ServedModel
+from appliance.gateway.engines import SERVED_TASKS
 from appliance.packs import attempts
 from appliance.packs.errors import PackNotFoundError
 from appliance.packs.manifest import Manifest
@@ -23,24 +30,46 @@ LOOK_EVERY_SECONDS = 0.5
 MOST_ATTEMPTS = 2
 
 
+class Left(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a version did not come to serve, and whether the one before it does again."""
+
+    reason: str
+    former_returned: bool
+
+
 def leave_deadly(packs: PackStore, trust: TrustStore) -> None:
     """Before anything is loaded: leave each version on trial with which starts ended by a kill or a fault of memory.
 
-    What cannot be counted or left is logged: the start goes on.
+    One without a version before is removed. What cannot be counted or left is logged: the start goes on.
     """
-    for name in packs.previous():
+    former = packs.previous()
+    for name in on_trial(packs):
         try:
             if attempts.begin(packs.path, name) < MOST_ATTEMPTS:
                 continue
+            manifest = packs.get(name).manifest
             log.error(
-                "the service ended %d times while it loaded the new version of %s: it is left again, the former one "
-                "returns",
+                "the service ended %d times while it loaded the new version of %s: it is %s",
                 MOST_ATTEMPTS,
                 name,
+                "left again, the former one returns" if name in former else "removed",
             )
-            give_way(packs, trust, name, packs.get(name).manifest)
+            if name in former:
+                give_way(packs, trust, name, manifest)
+            else:
+                _withdraw_number(packs, trust, name, manifest)
+                packs.remove(name)
+                _decided(packs, name)
         except (ApplianceError, OSError) as error:
             log.warning("the trial of %s cannot be looked after: %s", name, error)
+
+
+def on_trial(packs: PackStore) -> tuple[str, ...]:
+    """Return the names of packs that have not shown yet that they load. Raises PackError, OSError."""
+    return (
+        *packs.previous(),
+        *(name for name in trial_numbers.undecided(packs) if trial_numbers.is_first(packs, name)),
+    )
 
 
 def give_way(packs: PackStore, trust: TrustStore, name: str, manifest: Manifest | None) -> None:
@@ -48,14 +77,18 @@ def give_way(packs: PackStore, trust: TrustStore, name: str, manifest: Manifest 
 
     May be cut off at any instant and done again. Raises PackError, OSError.
     """
+    _withdraw_number(packs, trust, name, manifest)
+    packs.put_back_previous(name)
+    _decided(packs, name)
+
+
+def _withdraw_number(packs: PackStore, trust: TrustStore, name: str, manifest: Manifest | None) -> None:
     try:
         if manifest is not None:
             trial_numbers.withdraw(packs, trust, manifest)
     except SigningError as error:
         # A full disk, say: that the box serves again is worth more.
         log.warning("the number of %s stays the accepted one: %s", name, error)
-    packs.put_back_previous(name)
-    _decided(packs, name)
 
 
 def stay(packs: PackStore, trust: TrustStore, name: str, manifest: Manifest | None) -> None:
@@ -87,26 +120,38 @@ class PackTrials:
         self._refresh = refresh
         # Why a version of a pack was left again: by name and version.
         self.failures: dict[tuple[str, str], str] = {}
+        # Packs without a version before, as they failed.
+        self._failed: dict[str, ServedModel] = {}
 
     async def watch(self) -> None:
         """Settle every trial as soon as its model has loaded or failed."""
         while True:
             try:
-                for name in await asyncio.to_thread(self._packs.previous):
+                for name in await asyncio.to_thread(on_trial, self._packs):
                     await self._settle(name)
             except (ApplianceError, OSError) as error:
                 log.warning("packs of before cannot be looked after: %s", error)
             await asyncio.sleep(LOOK_EVERY_SECONDS)
 
-    async def outcome(self, name: str, version: str) -> str | None:
-        """Wait until it is decided which version of a pack stays; return why the new one was left, or None."""
-        while name in await asyncio.to_thread(self._packs.previous):  # noqa: ASYNC110 - a folder tells no one
+    async def outcome(self, name: str, version: str) -> Left | None:
+        """Wait until it is decided whether a version that came in stays; return why it does not serve, or None."""
+        if await asyncio.to_thread(trial_numbers.is_first, self._packs, name):
+            # So that an earlier failure of the same version is not taken for this one's.
+            await self._refresh()
+        while name in await asyncio.to_thread(on_trial, self._packs):
+            failed = self._failed.get(name)
+            if failed is not None and failed is self._model(name):
+                return Left(reason=_reason(failed.error), former_returned=False)
             await asyncio.sleep(LOOK_EVERY_SECONDS)
-        return self.failures.get((name, version))
+        reason = self.failures.get((name, version))
+        return None if reason is None else Left(reason=reason, former_returned=True)
+
+    def _model(self, name: str) -> ServedModel | None:
+        return {model.manifest.name: model for model in self._catalog.models()}.get(name)
 
     async def _settle(self, name: str) -> None:
-        models = {model.manifest.name: model for model in self._catalog.models()}
-        model = models.get(name)
+        model = self._model(name)
+        first = await asyncio.to_thread(trial_numbers.is_first, self._packs, name)
         try:
             installed = await asyncio.to_thread(self._packs.get, name)
         except PackNotFoundError:
@@ -115,11 +160,17 @@ class PackTrials:
         if installed.manifest is None:
             await self._leave(name, None, installed.problem)
             return
+        if model is None and installed.manifest.task in SERVED_TASKS:
+            await self._refresh()
+            return
         if model is not None and model.manifest != installed.manifest:
             await self._refresh()
             return
         if model is not None and model.state == "loading":
             return  # not yet decided
+        if model is not None and model.state == "failed" and first:
+            await self._free_number(name, model)
+            return
         if model is not None and model.state == "failed":
             await self._leave(name, model.manifest, model.error)
             return
@@ -127,10 +178,23 @@ class PackTrials:
             self.failures.pop((name, model.manifest.version), None)
         await asyncio.to_thread(stay, self._packs, self._trust, name, installed.manifest)
 
+    async def _free_number(self, name: str, model: ServedModel) -> None:
+        """Let the number of a version without one before not count, until it loads after all."""
+        if self._failed.get(name) is model:
+            return
+        log.error("%s does not load: it is tried again at the next start, or by another import", name)
+        await asyncio.to_thread(_withdraw_number, self._packs, self._trust, name, model.manifest)
+        await asyncio.to_thread(attempts.clear, self._packs.path, name)
+        self._failed[name] = model
+
     async def _leave(self, name: str, manifest: Manifest | None, problem: str | None) -> None:
-        reason = problem or "it does not load"
+        reason = _reason(problem)
         if manifest is not None:
             self.failures[name, manifest.version] = reason
         log.error("the new version of %s is left again, the former one returns: %s", name, reason)
         await asyncio.to_thread(give_way, self._packs, self._trust, name, manifest)
         await self._refresh()
+
+
+def _reason(problem: str | None) -> str:
+    return problem or "it does not load"

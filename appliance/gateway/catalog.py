@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Collection
+from contextlib import suppress
 from typing import Literal, TypeVar
 
 from appliance.config import Settings
@@ -32,10 +33,14 @@ ABILITIES: dict[Task, str] = {
 
 
 class ServedModel:
-    """One pack and its engine: None while it loads; ``error`` says why it never will."""
+    """One pack and its engine: None while it loads; ``error`` says why it never will.
 
-    def __init__(self, manifest: Manifest) -> None:
+    ``installation`` is the inode of its directory: another one, though the same version, was installed since.
+    """
+
+    def __init__(self, manifest: Manifest, installation: int) -> None:
         self.manifest = manifest
+        self.installation = installation
         self.engine: Engine | None = None
         self.error: str | None = None
         self.loading: asyncio.Task[None] | None = None
@@ -59,26 +64,29 @@ class Catalog:
         self._refreshing = asyncio.Lock()
 
     async def refresh(self) -> None:
-        """Take in what is installed now: start loading new packs, close the engines of packs that left."""
+        """Take in what is installed now: start loading new packs, close the engines of packs that left.
+
+        One that failed is loaded again when it was installed again.
+        """
         async with self._refreshing:
-            installed = await asyncio.to_thread(self._packs.list)
-            manifests = {
-                pack.manifest.name: pack.manifest
-                for pack in installed
-                if pack.manifest is not None and pack.manifest.task in SERVED_TASKS
-            }
-            for name in sorted(self._models.keys() | manifests.keys()):
-                old, manifest = self._models.get(name), manifests.get(name)
-                if old is not None and old.manifest == manifest:
+            installed = await asyncio.to_thread(self._installed)
+            for name in sorted(self._models.keys() | installed.keys()):
+                old, model = self._models.get(name), installed.get(name)
+                if (
+                    old is not None
+                    and model is not None
+                    and old.manifest == model.manifest
+                    and (old.state != "failed" or old.installation == model.installation)
+                ):
                     continue
-                if manifest is None:
+                if model is None:
                     del self._models[name]
                 else:
                     # In place before the old one is closed: requests meanwhile are told to come back.
-                    model = self._models[name] = ServedModel(manifest)
+                    self._models[name] = model
                 if old is not None:
                     await self._unload(old)
-                if manifest is not None:
+                if model is not None:
                     model.loading = asyncio.create_task(self._load(model), name=f"load {name}")
 
     async def close(self) -> None:
@@ -130,6 +138,14 @@ class Catalog:
     def ready(self) -> bool:
         """Whether nothing is being loaded any more."""
         return all(model.state != "loading" for model in self._models.values())
+
+    def _installed(self) -> dict[str, ServedModel]:
+        found = {}
+        for pack in self._packs.list():
+            if pack.manifest is not None and pack.manifest.task in SERVED_TASKS:
+                with suppress(FileNotFoundError):  # removed just now
+                    found[pack.name] = ServedModel(pack.manifest, pack.directory.stat().st_ino)
+        return found
 
     async def _load(self, model: ServedModel) -> None:
         manifest = model.manifest

@@ -155,7 +155,7 @@ class PackStore:
         cancelled: Cancelled | None = None,
         *,
         reader: Reader | None = None,
-        accept: Callable[[Manifest], None] | None = None,
+        accept: Callable[[Manifest], bool] | None = None,
         keep_previous: bool = False,
     ) -> Manifest:
         """Install an archive or an unpacked pack; a pack of the same name is replaced in one step.
@@ -166,8 +166,9 @@ class PackStore:
 
         Where the source comes from is not looked at: ``appliance.bundles.installation`` does that, and
         passes the ``reader`` of a signed bundle. ``accept`` is called when the new pack is whole and on
-        disk, right before it takes the old one's place; it may raise to refuse it. ``keep_previous`` keeps
-        another version that is replaced, for ``put_back_previous`` or ``drop_previous``.
+        disk, right before it takes the old one's place; it may raise to refuse it, and tells whether the old one
+        is worth keeping. ``keep_previous`` keeps another version that is replaced, for ``put_back_previous`` or
+        ``drop_previous``.
         """
         meter = Meter(progress, cancelled)
         try:
@@ -238,7 +239,7 @@ class PackStore:
         source: Path,
         meter: Meter,
         reader: Reader,
-        accept: Callable[[Manifest], None] | None,
+        accept: Callable[[Manifest], bool] | None,
         keep_previous: bool,
     ) -> Manifest:
         staging = self.path / f".staging-{secrets.token_hex(8)}"
@@ -247,10 +248,9 @@ class PackStore:
             manifest = reader(source, sink, meter)
             sink.sync()
             meter.check()
-            if accept is not None:
-                accept(manifest)
+            worth_keeping = accept is None or accept(manifest)
             if keep_previous:
-                self._keep_previous(manifest)
+                self._keep_previous(manifest, replaced=worth_keeping)
             replace(staging, self.path / manifest.name, self.path / f".old-{manifest.name}")
         except BaseException:
             remove(staging)
@@ -322,13 +322,21 @@ class PackStore:
         except OSError as error:
             raise refusal(error, f"go back to the former version of {name}") from error
 
-    def _keep_previous(self, manifest: Manifest) -> None:
-        """Give the installed version a second name, file by file, when it is whole and another one."""
+    def _keep_previous(self, manifest: Manifest, *, replaced: bool = True) -> None:
+        """Give the installed version a second name, file by file, when it is whole and another one.
+
+        Not without ``replaced``: then it is no way back.
+        """
         kept = self.path / f"{_PREVIOUS}{manifest.name}"
         old = self.path / manifest.name
         # What ended the service was another version.
         attempts.clear(self.path, manifest.name)
-        if kept.exists() or not old.is_dir() or self._look(manifest.name).manifest in (None, manifest):
+        if (
+            not replaced
+            or kept.exists()
+            or not old.is_dir()
+            or self._look(manifest.name).manifest in (None, manifest)
+        ):
             return  # the version that is known to work stays the one to go back to
         staging = self.path / f".staging-{secrets.token_hex(8)}"
         copy_by_names(old, staging)

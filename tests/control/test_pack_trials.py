@@ -78,8 +78,8 @@ async def settled(packs: PackStore, served: Served) -> PackTrials:
     trials = PackTrials(packs, trust_of(packs), served, served.refresh)  # type: ignore[arg-type] # as much of a catalog as it asks for
     watching = asyncio.create_task(trials.watch())
     async with asyncio.timeout(30):
-        reason = await trials.outcome("sample", "2")
-    assert reason == trials.failures.get(("sample", "2"))
+        left = await trials.outcome("sample", "2")
+    assert (left and left.reason) == trials.failures.get(("sample", "2"))
     watching.cancel()
     return trials
 
@@ -138,8 +138,9 @@ def signed_trial(packs: PackStore, tmp_path: Path) -> tuple[TrustStore, str, Man
     accepting.accept(signed)
     tried = packs.install(
         write_pack(tmp_path / "tried", contents(2), version='"2"'),
-        accept=lambda manifest: trial_numbers.accept(
-            packs, accepting, manifest, msgspec.structs.replace(signed, sequence=2)
+        accept=lambda manifest: (
+            trial_numbers.accept(packs, accepting, manifest, msgspec.structs.replace(signed, sequence=2))
+            is None
         ),
         keep_previous=True,
     )
