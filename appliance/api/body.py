@@ -12,7 +12,13 @@ from litestar import Request
 from litestar.exceptions import InternalServerException
 
 from appliance.api.disconnect import ClientGoneError
-from appliance.api.field_errors import AbsentBodyError, InvalidFieldError, UnreadableBodyError
+from appliance.api.field_errors import (
+    AbsentBodyError,
+    InvalidFieldError,
+    UnprocessableError,
+    UnreadableBodyError,
+)
+from appliance.api.fields import identifier
 from appliance.api.leniency import lenient
 from appliance.api.validation import field_errors
 from appliance.errors import InvalidRequestError
@@ -34,6 +40,24 @@ _PATH = re.compile(r" - at `(?:key in )?\$\.?(?P<path>[^`]*)`$")
 async def read_json(request: Request[Any, Any, Any], type_: type[T]) -> T:
     """Read and decode the body. Raises what ``read_body`` and ``decoded`` raise."""
     return await decoded(await read_body(request), type_)
+
+
+async def read_change(request: Request[Any, Any, Any], name: str, text: str, type_: type[T]) -> tuple[int, T]:
+    """Read the id that the path parameter ``name`` has in ``text``, and the body.
+
+    Raises UnprocessableError with all that is wrong with both, and what ``read_json`` raises.
+    """
+    try:
+        number = identifier(name, text)
+    except UnprocessableError as error:
+        wrong = error.errors
+    else:
+        return number, await read_json(request, type_)
+    try:
+        await read_json(request, type_)
+    except (AbsentBodyError, InvalidFieldError) as error:
+        wrong = [*wrong, *error.errors]
+    raise UnprocessableError(wrong)
 
 
 async def read_body(request: Request[Any, Any, Any]) -> bytes:

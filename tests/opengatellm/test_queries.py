@@ -30,7 +30,7 @@ WORDS = ["first", "7c9e6679-7425-40de-944b-e07fc1f90ae7", "x" * 3000, "1" * 3000
         ("/admin/users", "user"),
         ("/admin/tokens", "token"),
         ("/admin/routers", "router_id"),
-        ("/admin/providers", "provider_id"),
+        ("/admin/providers", "provider"),
         ("/me/keys", "key"),
     ],
 )
@@ -51,6 +51,39 @@ def test_a_404_names_the_number_that_was_asked_for(admin: Client, asked: str) ->
     assert refusal(answer, 404) == f"Model provider {asked} not found."
     body = {"router": -1, "type": "vllm", "url": "http://127.0.0.1:9/", "model_name": "x"}
     assert refusal(admin.post("/admin/providers", body), 404) == "Model router -1 not found."
+
+
+@pytest.mark.parametrize(
+    ("path", "parameter", "body", "field"),
+    [
+        ("/admin/organizations", "organization", {"name": 5}, "name"),
+        ("/admin/roles", "role", {"permissions": 5}, "permissions"),
+        ("/admin/users", "user", {"role": "first"}, "role"),
+        ("/admin/routers", "router", {"type": 5}, "type"),
+        ("/admin/providers", "provider", {"timeout": "long"}, "timeout"),
+    ],
+)
+def test_what_is_wrong_with_a_path_and_with_a_body_is_named_together(
+    admin: Client, path: str, parameter: str, body: dict[str, Any], field: str
+) -> None:
+    for sent, places in ((body, [["path", parameter], ["body", field]]), ({}, [["path", parameter]])):
+        answer = admin.patch(f"{path}/first", sent)
+        assert [place for place, _ in wrong_fields(answer)] == places
+    headers = {"Content-Type": "application/json"}
+    for content, places in ((b"", [["path", parameter], ["body"]]), (b"{", [["body", 1]])):
+        answer = admin.call("PATCH", f"{path}/first", content=content, headers=headers)
+        assert [place for place, _ in wrong_fields(answer)] == places
+
+
+def test_what_is_wrong_with_filters_pages_and_paths_is_named_together(admin: Client) -> None:
+    for method, path, names in (
+        ("GET", "/admin/users", ["role", "organization", "limit"]),
+        ("GET", "/admin/tokens", ["user", "limit"]),
+        ("GET", "/admin/providers", ["router", "limit"]),
+        ("DELETE", "/admin/tokens/first", ["token", "user"]),
+    ):
+        answer = admin.call(method, path, params=dict.fromkeys(names, "many"))
+        assert [place[-1] for place, _ in wrong_fields(answer)] == names
 
 
 @pytest.mark.parametrize("path", LISTS)

@@ -286,3 +286,13 @@ def test_wrong_moves_of_a_provider_are_refused(admin: Client, upstream: FakeUpst
     ):
         body: dict[str, Any] = {"json": {}} if method == "PATCH" else {}
         assert refusal(admin.call(method, "/admin/providers/999999", **body), 404) == words
+
+
+def test_a_zone_that_is_none_is_answered_by_all_there_are(admin: Client) -> None:
+    body = {"router": 1, "type": "vllm", "url": "http://127.0.0.1:9/", "model_name": MODEL}
+    (wrong,) = refusal(admin.post("/admin/providers", {**body, "model_hosting_zone": "fra"}), 422)
+
+    assert (wrong["type"], wrong["input"]) == ("enum", "fra")
+    assert wrong["msg"] == f"Input should be {wrong['ctx']['expected']}"
+    assert wrong["msg"].startswith("Input should be 'ABW', 'AFG', ")
+    assert wrong["msg"].endswith(", 'ZMB' or 'ZWE'")

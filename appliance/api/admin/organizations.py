@@ -12,7 +12,7 @@ from litestar.params import FromPath
 from appliance.accounts.organizations import COLUMNS, Organization, Organizations
 from appliance.api.answers import created, json_answer, listed, no_content
 from appliance.api.authentication import actor_of
-from appliance.api.body import read_json
+from appliance.api.body import read_change, read_json
 from appliance.api.fields import Name, identifier, trimmed
 from appliance.api.paging import page_of
 
@@ -64,9 +64,9 @@ async def update_organization(
     request: Request[Any, Any, State], organization: FromPath[str]
 ) -> Response[None]:
     """Rename an organization."""
-    body = await read_json(request, OrganizationChange)
+    organization_id, body = await read_change(request, "organization", organization, OrganizationChange)
     name = None if body.name is None else trimmed("name", body.name)
-    await _organizations(request).rename(actor_of(request), identifier("organization", organization), name)
+    await _organizations(request).rename(actor_of(request), organization_id, name)
     # Routers name their owner's organization.
     await request.app.state.gateway.reload()
     return no_content()

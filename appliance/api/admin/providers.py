@@ -12,12 +12,13 @@ from litestar.params import FromPath
 from appliance.api.admin.routers import DENIED, box_owner
 from appliance.api.answers import created, json_answer, listed, no_content
 from appliance.api.authentication import account_of, actor_of
-from appliance.api.body import read_json
+from appliance.api.body import read_change, read_json
 from appliance.api.dialect import Dialect
 from appliance.api.errors import dialect_of
 from appliance.api.field_errors import missing_field, wrong_field, wrong_value
 from appliance.api.fields import LARGEST, Name, identifier, path_number, row_id, trimmed
-from appliance.api.paging import optional_query_id, page_of
+from appliance.api.paging import gathered, optional_query_id, page_of
+from appliance.api.validation import listed as alternatives
 from appliance.api.validation import shown_input
 from appliance.config import Settings
 from appliance.gateway.gateway import Gateway
@@ -118,9 +119,12 @@ async def create_provider(request: Request[Any, Any, State]) -> Response[bytes]:
 @get("/admin/providers", operation_id="listProviders", tags=["Admin"], access="admin")
 async def list_providers(request: Request[Any, Any, State]) -> Response[bytes]:
     """List the providers, of one router or of all."""
-    page = page_of(request, ("id", "model_name", "created"))
-    wanted = optional_query_id(request, "router")
-    wanted = optional_query_id(request, "router_id") if wanted is None else wanted
+    wanted, other, page = gathered(
+        lambda: optional_query_id(request, "router"),
+        lambda: optional_query_id(request, "router_id"),
+        lambda: page_of(request, ("id", "model_name", "created")),
+    )
+    wanted = other if wanted is None else wanted
     table = _gateway(request).table
     found = [
         provider
@@ -141,7 +145,7 @@ async def list_providers(request: Request[Any, Any, State]) -> Response[bytes]:
 @get("/admin/providers/{provider_id:str}", operation_id="getProvider", tags=["Admin"], access="admin")
 async def get_provider(request: Request[Any, Any, State], provider_id: FromPath[str]) -> Response[bytes]:
     """Describe a provider."""
-    found = _found(request, identifier("provider_id", provider_id))
+    found = _found(request, identifier("provider", provider_id))
     return json_answer(await _described(request, *found))
 
 
@@ -149,7 +153,8 @@ async def get_provider(request: Request[Any, Any, State], provider_id: FromPath[
 async def update_provider(request: Request[Any, Any, State], provider_id: FromPath[str]) -> Response[None]:
     """Change a provider, or move it to another router."""
     own = dialect_of(request).own_provider_types
-    body = await read_json(request, ChangedProvider if own else ChangedPublishedProvider)
+    kind = ChangedProvider if own else ChangedPublishedProvider
+    number, body = await read_change(request, "provider", provider_id, kind)
     _check_qos(body.qos_metric, body.qos_limit)
     router = _router_of(body)
     change = ProviderChange(
@@ -161,7 +166,7 @@ async def update_provider(request: Request[Any, Any, State], provider_id: FromPa
         qos_metric=body.qos_metric,
         qos_limit=body.qos_limit,
     )
-    await _providers(request).update(actor_of(request), identifier("provider_id", provider_id), change)
+    await _providers(request).update(actor_of(request), number, change)
     await _gateway(request).reload()
     return no_content()
 
@@ -225,8 +230,14 @@ def _check_qos(metric: QosMetric | None, limit: float | None) -> None:
 
 def _zone(zone: str | None) -> str | None:
     if zone is not None and zone not in ZONES:
-        message = "Input should be an ISO 3166-1 alpha-3 code or 'WOR'"
-        raise wrong_field("model_hosting_zone", message, "enum", input=shown_input(zone))
+        words = alternatives(sorted(ZONES))
+        raise wrong_field(
+            "model_hosting_zone",
+            f"Input should be {words}",
+            "enum",
+            input=shown_input(zone),
+            ctx={"expected": words},
+        )
     return zone
 
 

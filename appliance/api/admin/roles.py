@@ -13,7 +13,7 @@ from appliance.accounts.permissions import Permission
 from appliance.accounts.roles import COLUMNS, Role, RoleChange, Roles, RouterLimit
 from appliance.api.answers import created, json_answer, listed, no_content
 from appliance.api.authentication import actor_of
-from appliance.api.body import read_json
+from appliance.api.body import read_change, read_json
 from appliance.api.errors import dialect_of
 from appliance.api.field_errors import FieldError, UnprocessableError, wrong_value
 from appliance.api.fields import LARGEST, Name, identifier, row_id, trimmed
@@ -93,10 +93,8 @@ async def get_role(request: Request[Any, Any, State], role: FromPath[str]) -> Re
 @patch("/admin/roles/{role:str}", operation_id="updateRole", tags=["Admin"], access="admin")
 async def update_role(request: Request[Any, Any, State], role: FromPath[str]) -> Response[None]:
     """Change a role; what it allows counts for the next request of each of its users."""
-    role_id = identifier("role", role)
-    body = await read_json(
-        request, RoleUpdateWithDefaults if dialect_of(request).default_limits else RoleUpdate
-    )
+    kind = RoleUpdateWithDefaults if dialect_of(request).default_limits else RoleUpdate
+    role_id, body = await read_change(request, "role", role, kind)
     change = _content(body)
     if body.name is not None:
         change = msgspec.structs.replace(change, name=trimmed("name", body.name))

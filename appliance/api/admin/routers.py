@@ -11,10 +11,10 @@ from litestar.params import FromPath
 
 from appliance.api.answers import created, json_answer, listed, no_content
 from appliance.api.authentication import account_of, actor_of
-from appliance.api.body import read_json
+from appliance.api.body import read_change, read_json
 from appliance.api.errors import dialect_of
 from appliance.api.field_errors import wrong_value
-from appliance.api.fields import Name, identifier, path_number, trimmed
+from appliance.api.fields import Name, path_number, trimmed
 from appliance.api.paging import SORT_NAMES, page_of
 from appliance.api.validation import shown_input
 from appliance.gateway.gateway import Gateway
@@ -115,7 +115,7 @@ async def get_router(request: Request[Any, Any, State], router_id: FromPath[str]
 @patch("/admin/routers/{router_id:str}", operation_id="updateRouter", tags=["Admin"], access="admin")
 async def update_router(request: Request[Any, Any, State], router_id: FromPath[str]) -> Response[None]:
     """Change a router's name, aliases, type, strategy or prices."""
-    body = await read_json(request, ChangedRouter)
+    number, body = await read_change(request, "router", router_id, ChangedRouter)
     change = RouterChange(
         name=None if body.name is None else _name(body.name),
         type=body.type,
@@ -124,7 +124,7 @@ async def update_router(request: Request[Any, Any, State], router_id: FromPath[s
         cost_prompt_tokens=body.cost_prompt_tokens,
         cost_completion_tokens=body.cost_completion_tokens,
     )
-    await _routers(request).update(actor_of(request), identifier("router_id", router_id), change)
+    await _routers(request).update(actor_of(request), number, change)
     await _gateway(request).reload()
     return no_content()
 

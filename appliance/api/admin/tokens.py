@@ -14,7 +14,7 @@ from appliance.api.answers import created, json_answer, listed, no_content
 from appliance.api.authentication import actor_of
 from appliance.api.body import read_json
 from appliance.api.fields import Name, future, identifier, row_id, trimmed
-from appliance.api.paging import optional_query_id, page_of
+from appliance.api.paging import gathered, optional_query_id, page_of
 
 
 class NewToken(msgspec.Struct):
@@ -37,8 +37,9 @@ async def create_token(request: Request[Any, Any, State]) -> Response[bytes]:
 @get("/admin/tokens", operation_id="listTokens", tags=["Admin"], access="admin")
 async def list_tokens(request: Request[Any, Any, State]) -> Response[bytes]:
     """List the keys, all or those of one user."""
-    page = page_of(request, tuple(COLUMNS))
-    user = optional_query_id(request, "user")
+    user, page = gathered(
+        lambda: optional_query_id(request, "user"), lambda: page_of(request, tuple(COLUMNS))
+    )
     return listed([_shown(each) for each in await issued_keys(request).list(page.clause(COLUMNS), user)])
 
 
@@ -51,8 +52,8 @@ async def get_token(request: Request[Any, Any, State], token: FromPath[str]) -> 
 @delete("/admin/tokens/{token:str}", operation_id="deleteToken", tags=["Admin"], access="admin")
 async def delete_token(request: Request[Any, Any, State], token: FromPath[str]) -> Response[None]:
     """Delete a key; ``user``, when given, must be its owner."""
-    user = optional_query_id(request, "user")
-    await issued_keys(request).delete(actor_of(request), identifier("token", token), user)
+    key_id, user = gathered(lambda: identifier("token", token), lambda: optional_query_id(request, "user"))
+    await issued_keys(request).delete(actor_of(request), key_id, user)
     return no_content()
 
 

@@ -22,9 +22,9 @@ from appliance.accounts.users import (
 )
 from appliance.api.answers import created, json_answer, listed, no_content
 from appliance.api.authentication import actor_of
-from appliance.api.body import read_json
+from appliance.api.body import read_change, read_json
 from appliance.api.fields import LARGEST, LONGEST_NAME, bounded_text, future, identifier, row_id
-from appliance.api.paging import optional_query_id, page_of
+from appliance.api.paging import gathered, optional_query_id, page_of
 
 MICROS = 1_000_000
 
@@ -79,12 +79,13 @@ async def create_user(request: Request[Any, Any, State]) -> Response[bytes]:
 @get("/admin/users", operation_id="listUsers", tags=["Admin"], access="admin")
 async def list_users(request: Request[Any, Any, State]) -> Response[bytes]:
     """List the users, all or those of a role, of an organization or with an e-mail."""
-    page = page_of(request, tuple(COLUMNS))
-    chosen = UserFilter(
-        role_id=optional_query_id(request, "role"),
-        organization_id=optional_query_id(request, "organization"),
-        email=request.query_params.get("email") or None,
+    role, organization, page = gathered(
+        lambda: optional_query_id(request, "role"),
+        lambda: optional_query_id(request, "organization"),
+        lambda: page_of(request, tuple(COLUMNS)),
     )
+    email = request.query_params.get("email") or None
+    chosen = UserFilter(role_id=role, organization_id=organization, email=email)
     await _spent(request)
     return listed([_shown(each) for each in await _users(request).list(page.clause(COLUMNS), chosen)])
 
@@ -100,8 +101,7 @@ async def get_user(request: Request[Any, Any, State], user: FromPath[str]) -> Re
 @patch("/admin/users/{user:str}", operation_id="updateUser", tags=["Admin"], access="admin")
 async def update_user(request: Request[Any, Any, State], user: FromPath[str]) -> Response[None]:
     """Change a user: without them, organization, budget and expiry are taken away."""
-    user_id = identifier("user", user)
-    body = await read_json(request, UserUpdate)
+    user_id, body = await read_change(request, "user", user, UserUpdate)
     change = UserChange(
         email=None if body.email is None else bounded_text("email", body.email, LONGEST_EMAIL),
         name=_name(body.name),
