@@ -21,6 +21,7 @@ from appliance.audit.errors import AuditError
 from appliance.audit.lines import Filter, list_lines
 from appliance.audit.verification import verify as verify_lines
 from appliance.cli import settings_of
+from appliance.cli.output import json_option, printable
 from appliance.config import Settings
 from appliance.control.client import become_owner, run_command
 from appliance.control.errors import ControlError
@@ -29,8 +30,6 @@ from appliance.storage.sqlite import connect, sqlite, wrap
 T = TypeVar("T")
 
 MOST_LINES = 100_000
-
-json_option = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
 
 
 @click.group("audit")
@@ -72,7 +71,7 @@ def list_(ctx: click.Context, /, as_json: bool, limit: int, **wanted: Any) -> No
         when = datetime.fromtimestamp(line["created_at"] / 1000, UTC)
         details = json.dumps(line["details"], ensure_ascii=False) if line["details"] else ""
         text = f"{line['action']:<22} {line['target']}  by {line['actor']} from {line['source']}  {details}"
-        click.echo(f"{line['id']:>7}  {when:%Y-%m-%d %H:%M:%S}  {_printable(text)}".rstrip())
+        click.echo(f"{line['id']:>7}  {when:%Y-%m-%d %H:%M:%S}  {printable(text)}".rstrip())
 
 
 @command.command("verify")
@@ -127,7 +126,3 @@ def verified(settings: Settings, recorded: Head | None) -> Any:
 
 def _milliseconds(time: datetime | None) -> int | None:
     return None if time is None else int(time.replace(tzinfo=UTC).timestamp() * 1000)
-
-
-def _printable(text: str) -> str:
-    return "".join(character if character.isprintable() else "�" for character in text)

@@ -34,6 +34,7 @@ from appliance.backup.record import DrillRecord, read_drill, write_drill
 from appliance.backup.restoring import Restored, restore_box, restore_folder
 from appliance.backup.shelf import Shelf
 from appliance.cli import settings_of
+from appliance.cli.output import json_option
 from appliance.clock import now_ms
 from appliance.config import Settings
 from appliance.control.client import run_command
@@ -42,7 +43,6 @@ from appliance.control.stores import exclusive_lock
 from appliance.disk import sync_directory, write_new
 from appliance.errors import ApplianceError
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
 identity_option = click.option(
     "--identity",
     type=click.Path(path_type=Path),

@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from appliance.cli import settings_of
-from appliance.cli.output import printable, progress_bar
+from appliance.cli.output import json_option, printable, progress_bar
 from appliance.config import Settings
 from appliance.control.address import socket_address
 from appliance.doctor.examination import examine
@@ -22,7 +22,7 @@ COLOURS = {"ok": "green", "warning": "yellow", "error": "red"}
 
 @click.command("doctor")
 @click.option("--verify", is_flag=True, help="Also compare every byte of the installed packs.")
-@click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
+@json_option
 @click.pass_context
 def command(ctx: click.Context, verify: bool, as_json: bool) -> None:
     """Say what is wrong with this machine and what to do about it."""

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
-from typing import Any
 
 import click
 
 from appliance.cli import settings_of
-from appliance.cli.output import printable
+from appliance.cli.output import expiry, json_option, printable
 from appliance.clock import now_ms
 from appliance.control.client import run_command
 
@@ -42,7 +40,7 @@ def create(ctx: click.Context, name: str, email: str | None, user_id: int | None
 
 @command.command("list")
 @click.option("--email", help="Only the keys of this user.")
-@click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
+@json_option
 @click.pass_context
 def list_(ctx: click.Context, email: str | None, as_json: bool) -> None:
     """List the keys that work, without their text."""
@@ -52,7 +50,7 @@ def list_(ctx: click.Context, email: str | None, as_json: bool) -> None:
         return
     for key in keys:
         click.echo(
-            f"{key['id']:>5}  {key['hint']:<19}  {_expiry(key):<16}  {key['kind']:<9}  "
+            f"{key['id']:>5}  {key['hint']:<19}  {expiry(key['expires_at']):<16}  {key['kind']:<9}  "
             f"{printable(key['email'])}  {printable(key['name'])}"
         )
 
@@ -64,9 +62,3 @@ def revoke(ctx: click.Context, key_id: int) -> None:
     """Revoke a key at once."""
     run_command(settings_of(ctx), "key.revoke", {"id": key_id})
     click.echo(f"Key {key_id} revoked.")
-
-
-def _expiry(key: dict[str, Any]) -> str:
-    if key["expires_at"] is None:
-        return "never expires"
-    return f"until {datetime.fromtimestamp(key['expires_at'] / 1000, UTC):%Y-%m-%d}"

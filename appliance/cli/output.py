@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -28,6 +29,13 @@ def in_words(size: int) -> str:
 def printable(text: str) -> str:
     """Return ``text`` without control characters: the words of a pack or a user must not steer the terminal."""
     return "".join(character if character.isprintable() else "�" for character in text)
+
+
+def expiry(expires_at: int | None) -> str:
+    """Return the day until which a user or a key is good; ``expires_at`` is UTC milliseconds."""
+    if expires_at is None:
+        return "never expires"
+    return f"until {datetime.fromtimestamp(expires_at / 1000, UTC):%Y-%m-%d}"
 
 
 @contextmanager

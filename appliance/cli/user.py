@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-from datetime import UTC, datetime
 from typing import Any
 
 import click
 
 from appliance.cli import settings_of
-from appliance.cli.output import printable
+from appliance.cli.output import expiry, json_option, printable
 from appliance.control.client import run_command
 
 MICROS = 1_000_000
@@ -24,7 +23,7 @@ def command() -> None:
 
 
 @command.command("list")
-@click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
+@json_option
 @click.pass_context
 def list_(ctx: click.Context, as_json: bool) -> None:
     """List the users with their roles, budgets and expiries."""
@@ -34,7 +33,7 @@ def list_(ctx: click.Context, as_json: bool) -> None:
         return
     for user in users:
         click.echo(
-            f"{user['id']:>5}  role {user['role_id']:<5} {_budget(user):<22} {_expiry(user):<18} "
+            f"{user['id']:>5}  role {user['role_id']:<5} {_budget(user):<22} {expiry(user['expires_at']):<18} "
             f"{printable(user['email'])}"
         )
 
@@ -75,9 +74,3 @@ def text_of(what: str, value: str) -> str:
 
 def _budget(user: dict[str, Any]) -> str:
     return "no budget limit" if user["budget"] is None else f"budget {user['budget'] / MICROS:.6f}"
-
-
-def _expiry(user: dict[str, Any]) -> str:
-    if user["expires_at"] is None:
-        return "never expires"
-    return f"until {datetime.fromtimestamp(user['expires_at'] / 1000, UTC):%Y-%m-%d}"

@@ -10,6 +10,7 @@ import sqlite_utils
 
 from appliance.cli import settings_of
 from appliance.cli.audit import read_store, verified
+from appliance.cli.output import printable
 from appliance.config import Settings
 from appliance.control.client import run_command
 from appliance.errors import ApplianceError
@@ -29,7 +30,7 @@ def command(ctx: click.Context) -> None:
         faults += len(problems)
         click.echo(f"{what}: {'whole' if not problems else 'DAMAGED'}")
         for problem in problems:
-            click.echo(f"  {_printable(problem)}")
+            click.echo(f"  {printable(problem)}")
     if faults:
         click.echo(
             "What is damaged must be restored: appliance backup list; packs are installed again.", err=True
@@ -65,7 +66,3 @@ def _audit_faults(settings: Settings) -> list[str]:
         settings, "audit.verify", {"head": None}, without_service=lambda: verified(settings, None)
     )
     return [] if found["whole"] else [str(found["broken"]["message"])]
-
-
-def _printable(text: str) -> str:
-    return "".join(character if character.isprintable() else "�" for character in text)
