@@ -21,7 +21,7 @@ from appliance.cli import settings_of
 from appliance.cli.output import in_words, json_option, print_json, printable, progress_bar
 from appliance.cli.pack_keys import keygen, keys, revoke, sign
 from appliance.cli.pack_source import reachable
-from appliance.cli.pack_travel import diff, export, import_
+from appliance.cli.pack_travel import diff, export, ids, import_
 from appliance.config import Settings
 from appliance.control.client import run_command
 from appliance.errors import ApplianceError
@@ -33,6 +33,7 @@ from appliance.packs.store import InstalledPack, PackStore, check_pack
 from appliance.signing.errors import SigningError
 from appliance.signing.signatures import parse_subject, read_signature
 from appliance.signing.trust import Verified, trust_store
+from appliance.signing.trust_list import SUFFIX as LIST_SUFFIX
 from appliance.signing.verification import verify_file
 
 
@@ -109,7 +110,8 @@ def verify(
     """Compare every byte with the packs' manifests; without arguments, of all installed packs.
 
     An argument with a slash, or that ends in .tar.zst, is a file (a pack or a system bundle) or directory to
-    check without installing: first its signature, by the trusted keys, then everything in it.
+    check without installing: first its signature, by the trusted keys, then everything in it. Of a trust list
+    (.trust.json) it says what it would do.
     """
     settings = settings_of(ctx, trust_dir=trust)
     if tree is not None and len(packs) != 1:
@@ -207,11 +209,15 @@ class _Checking:
         self._allow_unsigned = allow_unsigned
         self._tree = tree
         self._quiet = quiet
+        # What the trust lists among the arguments do.
+        self._effects: dict[str, str] = {}
 
     def result(self, pack: str) -> dict[str, Any]:
         """Return the JSON-able outcome; ``signed_by`` is None for what is installed or has no signature."""
         with progress_bar(f"Verifying {pack}", quiet=self._quiet) as progress:
             try:
+                if pack.endswith(LIST_SUFFIX):
+                    return {"pack": pack, "problem": None, "signed_by": self._check_list(pack)}
                 if "/" in pack or pack.endswith(SUFFIX):
                     verified = self._check(Path(pack), progress)
                     return {"pack": pack, "problem": None, "signed_by": verified and verified.key_id}
@@ -222,7 +228,17 @@ class _Checking:
 
     def praise(self, result: dict[str, Any]) -> str:
         """Say that all is well, and how far."""
-        return f"whole, signed by key {result['signed_by']}" if result["signed_by"] else "whole"
+        signed = f"whole, signed by key {result['signed_by']}" if result["signed_by"] else "whole"
+        return signed + self._effects.get(result["pack"], "")
+
+    def _check_list(self, pack: str) -> str:
+        document = self._trust.check_list(Path(pack))
+        revoked, brought = (
+            [entry.key_id for entry in document.revoked],
+            [key.id for key in document.new_keys()],
+        )
+        self._effects[pack] = f": revokes {ids(revoked)}, brings {ids(brought)}"
+        return read_signature(Path(pack)).key_id
 
     def _check(self, path: Path, progress: Progress) -> Verified | None:
         if path.is_file() and _kind(path) == "system":

@@ -109,8 +109,8 @@ def import_(ctx: click.Context, paths: tuple[Path, ...], as_json: bool) -> None:
         return
     for each in lists:
         click.echo(
-            f"Trust list {each['sequence']} by key {each['signed_by']}: revoked {_ids(each['revoked'])}, "
-            f"now trusted {_ids(each['trusted'])}."
+            f"Trust list {each['sequence']} by key {each['signed_by']}: revoked {ids(each['revoked'])}, "
+            f"now trusted {ids(each['trusted'])}."
         )
     for each in installed:
         click.echo(
@@ -182,8 +182,9 @@ def _import_list(settings: Settings, path: Path) -> dict[str, Any]:
     return result
 
 
-def _ids(ids: list[str]) -> str:
-    return ", ".join(ids) or "none"
+def ids(keys: list[str]) -> str:
+    """Return the ids of keys in words."""
+    return ", ".join(keys) or "none"
 
 
 def _contents(settings: Settings, what: str, *, allow_unsigned: bool) -> Contents:

@@ -242,6 +242,21 @@ def test_verify_checks_releases_with_their_tree(tmp_path: Path, box: Box) -> Non
     assert "which --tree needs" in run("verify", bundle(tmp_path, 1), "--tree", tree).output
 
 
+def test_a_trust_list_is_verified_without_being_taken_in(tmp_path: Path, box: Box) -> None:
+    lost = SecretKey.generate()
+    path = trust_list(tmp_path / "7.trust.json", KEY, 7, revoke=(lost,), bring=(OTHER,))
+    said = run("verify", path).output
+    assert f"whole, signed by key {KEY.public.id}: revokes {lost.public.id}, brings {OTHER.public.id}" in said
+    assert OTHER.public.id not in run("keys").output
+    assert run_json("verify", path) == [{"pack": str(path), "problem": None, "signed_by": KEY.public.id}]
+    box.store().apply_list(path)
+    old = trust_list(tmp_path / "6.trust.json", KEY, 6, bring=(SecretKey.generate(),))
+    refused = run("verify", old)
+    assert (refused.exit_code, "older than number 7" in refused.output) == (1, True)
+    path.write_bytes(path.read_bytes() + b" ")
+    assert "changed after it was signed" in run("verify", path).output
+
+
 def test_diff_says_what_was_added_changed_and_is_gone(tmp_path: Path, box: Box) -> None:
     run("install", write_pack(tmp_path / "a", {**contents(1), "old.bin": b"12345"}))
     write_pack(tmp_path / "b", {**contents(1), "labels.txt": b"new", "new.bin": b"1"})
