@@ -80,8 +80,7 @@ def read_archive(file: BinaryIO, identities: Sequence[Identity], take: Taker) ->
     or is encrypted to none of the identities; OSError.
     """
     with words():
-        frame = FrameReader(_plain(file, identities))
-        manifest = _read_manifest(frame)
+        frame, manifest = _begin(file, identities)
         for entry in manifest.files:
             member = _member(frame)
             if member.path != entry.path or member.size != entry.size:
@@ -110,7 +109,7 @@ def check_archive(file: BinaryIO, identities: Sequence[Identity]) -> BackupManif
 def peek_manifest(file: BinaryIO, identities: Sequence[Identity]) -> BackupManifest:
     """Return the manifest alone; what follows is not looked at. The file stands at its beginning afterwards."""
     with words():
-        manifest = _read_manifest(FrameReader(_plain(file, identities)))
+        _, manifest = _begin(file, identities)
     file.seek(0)
     return manifest
 
@@ -132,19 +131,25 @@ def words() -> Iterator[None]:
         raise BackupError(text.replace("pack.toml", manifests.NAME)) from error
 
 
-def _plain(file: BinaryIO, identities: Sequence[Identity]) -> BinaryIO:
-    if not is_encrypted(file):
-        return file
-    return DecryptingReader(file, identities)  # type: ignore[return-value] # reads as a file does
-
-
-def _read_manifest(frame: FrameReader) -> BackupManifest:
+def _begin(file: BinaryIO, identities: Sequence[Identity]) -> tuple[FrameReader, BackupManifest]:
+    """Return the manifest, and what its files are read from next."""
+    encrypted = is_encrypted(file)
+    # It reads as a file does.
+    plain: BinaryIO = DecryptingReader(file, identities) if encrypted else file  # type: ignore[assignment]
+    frame = FrameReader(plain)
     member = _member(frame)
     if member.path != manifests.NAME or member.size > manifests.MAX_BYTES:
         raise BackupError(f"not a backup: it does not begin with {manifests.NAME}")
     manifest = manifests.parse(frame.read(member.size))
     frame.read(padding(member.size))
-    return manifest
+    # The folder of unencrypted backups may be written by others: the box's secret must not be theirs to choose.
+    secrets = [] if encrypted else [entry.path for entry in manifest.files if entry.is_secret]
+    if secrets:
+        raise BackupError(
+            f"the backup holds {secrets[0]}, which only encrypted ones do: this box did not make it so. "
+            "Take the file as it was made, with --identity"
+        )
+    return frame, manifest
 
 
 def _member(frame: FrameReader) -> Member:

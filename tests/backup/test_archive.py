@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Iterator
 from pathlib import Path
@@ -159,6 +160,23 @@ def test_the_backup_of_a_newer_release_is_refused_before_anything_is_written(
     target.mkdir()
     with pytest.raises(BackupError, match=r"newer release \(9.0, for schema 999"):
         unpack(io.BytesIO(data), [new_identity()], target)
+    assert list(target.iterdir()) == []
+
+
+@pytest.mark.parametrize("path", ["secret.key", "tls/authority.pem"])
+def test_a_secret_that_came_unencrypted_is_refused_before_anything_is_written(
+    whole: bytes, tmp_path: Path, path: str
+) -> None:
+    """Whoever writes into a folder of unencrypted backups would else choose the box's secret and authority."""
+    manifest, files = read(whole)
+    forged = b"x" * 32
+    entry = BackupFile(path=path, size=len(forged), sha256=hashlib.sha256(forged).hexdigest())
+    spoilt = msgspec.structs.replace(manifest, files=[*manifest.files, entry])
+    data = packed([("MANIFEST.json", encode(spoilt)), *files.items(), (path, forged)])
+    target = tmp_path / "target"
+    target.mkdir()
+    with pytest.raises(BackupError, match=f"{path}.*encrypted"):
+        unpack(io.BytesIO(data), [], target)
     assert list(target.iterdir()) == []
 
 
