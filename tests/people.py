@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,8 @@ from tests.service import PLAIN, Service
 
 LIMIT_TYPES = ("tpm", "tpd", "rpm", "rpd")
 PASSWORD = "correct horse battery staple"
+# How long what is to expire lives: on a busy machine too, it is made and used before.
+LIFE_SECONDS = 5
 
 _numbers = itertools.count(1)
 
@@ -78,3 +81,13 @@ def post_id(service: Service, path: str, body: dict[str, Any]) -> int:
         answer = http.post(path, json=body)
         assert answer.status_code == 201, answer.text
         return int(answer.json()["id"])
+
+
+def short_life() -> int:
+    """Return when what is made now expires (seconds since the epoch)."""
+    return int(time.time()) + LIFE_SECONDS
+
+
+def outlive(expires: int) -> None:
+    """Wait until that moment has passed."""
+    time.sleep(max(0.0, expires - time.time()) + 0.1)

@@ -85,6 +85,7 @@ async def test_an_expired_key_is_refused(
 ) -> None:
     bootstrap(database, keyring, None)
     now = time.time_ns()
+    monkeypatch.setattr(time, "time_ns", lambda: now)
     created = await keys.create(SERVICE, 1, "short", now // 1_000_000 + 1000)
     assert keyring.authenticate(created.key).key_id == created.id
     monkeypatch.setattr(time, "time_ns", lambda: now + 2_000_000_000)
@@ -197,6 +198,7 @@ async def test_keys_are_deleted_a_week_after_they_expired(
     bootstrap(database, keyring, None)
     monkeypatch.setattr(housekeeping, "DELETED_AT_ONCE", 2)
     now = time.time_ns()
+    monkeypatch.setattr(time, "time_ns", lambda: now)
     for number in range(5):
         await keys.create(SERVICE, 1, f"key {number}", now // 1_000_000 + 1000)
     living = await keys.create(SERVICE, 1, "living")

@@ -48,8 +48,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 @pytest.fixture
-def quick_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Compare texts instead of hashes, where a test is about many attempts."""
+def quick_hashes(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compare texts instead of hashes, where a test is about many attempts; no wait ends while they are made."""
 
     async def verify(password: str, password_hash: str | None) -> bool:
         await asyncio.sleep(0)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.opengatellm.gate import PASSWORD, Client, limits, refusal, unique, user_of, wrong_fields
+from tests.people import outlive, short_life
 
 # -- organizations and roles
 
@@ -152,9 +153,10 @@ def test_wrong_tokens_are_refused(admin: Client, nobody: Client) -> None:
 
 def test_an_expired_token_is_not_there(admin: Client) -> None:
     person = user_of(admin)
-    made = admin.make("/admin/tokens", name="short", user=person.user, expires=int(time.time()) + 2)
+    expires = short_life()
+    made = admin.make("/admin/tokens", name="short", user=person.user, expires=expires)
     assert Client(admin.service, made["token"]).get("/me/info").status_code == 200
-    time.sleep(2.1)
+    outlive(expires)
 
     assert refusal(Client(admin.service, made["token"]).get("/me/info"), 403) == "Invalid API key."
     assert refusal(admin.get(f"/admin/tokens/{made['id']}"), 404) == "Token not found."
@@ -239,8 +241,9 @@ def test_wrong_changes_of_a_user_are_refused(admin: Client) -> None:
 
 def test_a_user_that_has_expired_reads_about_itself_and_nothing_else(admin: Client) -> None:
     person = user_of(admin)
-    admin.change(f"/admin/users/{person.user}", expires=int(time.time()) + 1)
-    time.sleep(1.1)
+    expires = short_life()
+    admin.change(f"/admin/users/{person.user}", expires=expires)
+    outlive(expires)
 
     assert person.read("/me/info")["id"] == person.user
     for path in ("/models", "/me/keys", "/me/usage"):

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.people import Person, make_person, make_role
+from tests.people import Person, make_person, make_role, outlive, short_life
 from tests.service import Service, running_service
 
 DAY = 86_400
@@ -221,9 +221,10 @@ def test_a_token_that_is_no_number_is_a_wrong_path(bare_service: Service) -> Non
 
 def test_an_expired_token_is_neither_accepted_nor_listed_nor_found(bare_service: Service) -> None:
     person = make_person(bare_service)
-    made = make_token(bare_service, person.id, expires=int(time.time()) + 2)
+    expires = short_life()
+    made = make_token(bare_service, person.id, expires=expires)
     assert works(bare_service, made["token"])
-    time.sleep(2.1)
+    outlive(expires)
 
     assert not works(bare_service, made["token"])
     with bare_service.http as http:

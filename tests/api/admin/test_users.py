@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.api.hostile import bodies, no_requests, refuses, send, well
-from tests.people import PASSWORD, Person, make_person, make_role, post_id
+from tests.people import PASSWORD, Person, make_person, make_role, outlive, post_id, short_life
 from tests.service import EMBEDDING, Service
 
 PATH = "/v1/admin/users"
@@ -351,10 +351,12 @@ def test_a_deleted_users_routers_are_gone_at_once(bare_service: Service) -> None
 
 def test_an_expired_user_is_let_in_again_by_a_change(bare_service: Service) -> None:
     with bare_service.http as http:
-        person = make_person(bare_service, expires=int(time.time()) + 2)
+        role = make_role(bare_service)
+        expires = short_life()
+        person = make_person(bare_service, role, expires=expires)
         with person.http as other:
             assert other.get("/v1/models").status_code == 200
-            time.sleep(2.1)
+            outlive(expires)
             assert other.get("/v1/models").status_code == 401
             assert http.patch(f"{PATH}/{person.id}", json={}).status_code == 204
             assert other.get("/v1/models").status_code == 200
