@@ -1,7 +1,8 @@
 """Which profile, graph, threads and chunks suit this machine: a short self-benchmark, kept.
 
 It runs when a pack is loaded for the first time on a machine, takes a few seconds, and its result
-is kept beside the data. On a machine that is too busy to tell it gives up and keeps nothing. A
+is kept beside the data. On a machine that is too busy to tell it gives up, tries again at the next
+starts, and stays with the pack's own graph after the last of them. A
 graph is taken only when it computes here what the pack's own graph does: on processors whose 8-bit
 products saturate, some do not.
 """
@@ -36,6 +37,8 @@ BATCH = 8
 REPEATS = 2
 DECODE_STEPS = 6
 MAX_SECONDS = 20.0
+# A machine that is always busy, or too slow for MAX_SECONDS, is not kept from starting by it for good.
+MOST_ATTEMPTS = 3
 # The share of its threads' time that this process must get for its times to mean anything.
 LEAST_SHARE = 0.85
 # A longer chunk makes running streams wait longer, so it must be worth it.
@@ -52,12 +55,16 @@ PROBE_STEP = 7919  # a prime, so that the probe's tokens come from all over the 
 
 
 class Tuning(msgspec.Struct, frozen=True, kw_only=True):
-    """What a pack runs with. ``graph`` is one of the profile's."""
+    """What a pack runs with. ``graph`` is one of the profile's.
+
+    ``attempts`` counts the measurements that came to nothing so far; 0 when this was measured.
+    """
 
     profile: ProfileName
     graph: str
     threads: int
     chunk_tokens: int = CHUNK_TOKENS
+    attempts: int = 0
 
 
 def tuned(
@@ -92,13 +99,19 @@ def tuned(
         return default
     key = _key(manifest, cores, choices)
     found = _read(kept).get(key)
-    if found is None:
+    attempts = 0 if found is None else found.attempts
+    if found is None or 0 < attempts < MOST_ATTEMPTS:
         found = _Bench(pack_dir, decoder, cores).best(choices)
         _give_back()
         if found is None:
-            logger.warning(
-                "%s: this machine is too busy to be measured; trying again at the next start", manifest.name
+            attempts += 1
+            further = (
+                "trying again at the next start"
+                if attempts < MOST_ATTEMPTS
+                else f"it runs as built; without {kept} it is measured again"
             )
+            logger.warning("%s: this machine is too busy to be measured; %s", manifest.name, further)
+            _write(kept, key, msgspec.structs.replace(default, attempts=attempts))
             return default
         _write(kept, key, found)
         logger.info("%s was measured and runs with %s", manifest.name, found)

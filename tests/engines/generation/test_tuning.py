@@ -15,7 +15,7 @@ from appliance.engines.cores import Cores
 from appliance.engines.generation import tuning as tuning_module
 from appliance.engines.generation.engine import GenerationEngine
 from appliance.engines.generation.scheduling.model import DecoderModel
-from appliance.engines.generation.tuning import CHUNKS, Tuning, tuned
+from appliance.engines.generation.tuning import CHUNKS, MOST_ATTEMPTS, Tuning, tuned
 from appliance.packs.errors import PackError
 from appliance.packs.manifest import Decoder, Manifest, Profile
 from tests.engines.generation.conftest import answer, ask, opened
@@ -189,15 +189,31 @@ def test_a_graph_that_computes_something_else_is_not_taken(
 
 
 @pytest.mark.parametrize("trouble", ["slow", "shared"])
-def test_a_machine_that_is_too_busy_keeps_nothing(
+def test_a_machine_that_is_too_busy_is_measured_at_the_next_starts_but_not_at_each(
     pack: Path, manifest: Manifest, cores: Cores, machine: _Machine, kept: Path, trouble: str
 ) -> None:
     if trouble == "slow":
         machine.prefill_seconds = {"model.onnx": 5.0}
     else:
         machine.share = 0.5
-    assert tuned(pack, with_profiles(manifest), cores, "exact", kept) == BLOCKS
-    assert not kept.exists()
+    opened = []
+    for _ in range(MOST_ATTEMPTS + 2):
+        found = tuned(pack, with_profiles(manifest), cores, "exact", kept)
+        assert (found.graph, found.threads, found.chunk_tokens) == ("model.onnx", 2, 128)
+        opened.append(machine.opened)
+    assert opened[0] < opened[1] < opened[MOST_ATTEMPTS - 1] == opened[-1]
+
+
+def test_a_machine_that_was_too_busy_at_first_is_measured_once_it_is_not(
+    pack: Path, manifest: Manifest, cores: Cores, machine: _Machine, kept: Path
+) -> None:
+    machine.share, machine.long_chunk_gain = 0.5, 1.2
+    assert tuned(pack, with_profiles(manifest), cores, "exact", kept).chunk_tokens == 128
+    machine.share = 1.0
+    found = tuned(pack, with_profiles(manifest), cores, "exact", kept)
+    assert (found.chunk_tokens, found.attempts) == (256, 0)
+    machine.share = 0.5
+    assert tuned(pack, with_profiles(manifest), cores, "exact", kept) == found
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"a": {"threads": "x"}}', b"\xff"])
