@@ -9,8 +9,8 @@ import numpy as np
 
 from appliance.engines.cores import Cores
 from appliance.engines.encoding.batching import Batcher
+from appliance.engines.encoding.engine import EncodingEngine
 from appliance.engines.encoding.forward import Floats, Ids, TokenSequence, open_graph, run_probe
-from appliance.engines.encoding.offload import Offload
 from appliance.engines.encoding.tokenizer import TextTokenizer
 from appliance.engines.errors import InputRefusedError
 from appliance.packs.errors import PackError
@@ -19,7 +19,7 @@ from appliance.packs.manifest import Manifest
 DEFAULT_QUEUE_TOKENS = 1 << 18
 
 
-class EmbeddingEngine:
+class EmbeddingEngine(EncodingEngine):
     """One embedding pack, loaded. Open it off the event loop, use it on one, close it in a thread.
 
     ``context_length`` is the most tokens of one input, special tokens included; ``dimensions`` the
@@ -52,10 +52,9 @@ class EmbeddingEngine:
             raise PackError(
                 f"{manifest.name} gives vectors of shape {probe.shape[1:]}, not {self.dimensions}"
             )
-        self._batcher = Batcher(
-            graph.vectors, cores, max_queue_tokens=max_queue_tokens, width=self.dimensions
+        super().__init__(
+            Batcher(graph.vectors, cores, max_queue_tokens=max_queue_tokens, width=self.dimensions)
         )
-        self._thread = Offload("tokenizer")
 
     async def tokenize(self, texts: list[str]) -> list[list[int]]:
         """Return the token ids of each text with the model's special tokens, of whatever length."""
@@ -70,21 +69,6 @@ class EmbeddingEngine:
         """
         sequences = await self._thread.run(self._check, inputs)
         return await self._batcher.run(sequences, priority=priority)
-
-    @property
-    def alive(self) -> bool:
-        """Whether the thread that does the work is there."""
-        return self._batcher.alive
-
-    @property
-    def queued_tokens(self) -> int:
-        """How many tokens wait for their run."""
-        return self._batcher.queued_tokens
-
-    def close(self) -> None:
-        """Stop working; requests that still wait fail with EngineError. Blocks for one batch."""
-        self._thread.close()
-        self._batcher.close()
 
     def _tokenize(self, texts: list[str]) -> list[list[int]]:
         return [encoding.ids for encoding in self._tokenizer.encode(texts)]

@@ -10,8 +10,8 @@ import numpy as np
 
 from appliance.engines.cores import Cores
 from appliance.engines.encoding.batching import Batcher
+from appliance.engines.encoding.engine import EncodingEngine
 from appliance.engines.encoding.forward import Floats, TokenSequence, open_graph, run_probe
-from appliance.engines.encoding.offload import Offload
 from appliance.engines.encoding.tokenizer import TextTokenizer, longest_first
 from appliance.engines.errors import InputRefusedError
 from appliance.packs.errors import PackError
@@ -28,7 +28,7 @@ class Scores(NamedTuple):
     prompt_tokens: int
 
 
-class RerankEngine:
+class RerankEngine(EncodingEngine):
     """One cross-encoder pack, loaded. Open it off the event loop, use it on one, close it in a thread."""
 
     def __init__(
@@ -56,8 +56,7 @@ class RerankEngine:
         # A padded batch through the graph: a pack that cannot run is found out here, not by a client.
         one, two = (np.full(length, encoder.pad_token_id, dtype=np.int64) for length in (1, 2))
         run_probe(graph.logits, [self._template.join(one, one), self._template.join(one, two)])
-        self._batcher = Batcher(graph.logits, cores, max_queue_tokens=max_queue_tokens, width=1)
-        self._thread = Offload("tokenizer")
+        super().__init__(Batcher(graph.logits, cores, max_queue_tokens=max_queue_tokens, width=1))
 
     async def score(
         self,
@@ -81,21 +80,6 @@ class RerankEngine:
         admit(tokens)
         logits = await self._batcher.run(pairs, priority=priority)
         return Scores(logits[:, 0], tokens)
-
-    @property
-    def alive(self) -> bool:
-        """Whether the thread that does the work is there."""
-        return self._batcher.alive
-
-    @property
-    def queued_tokens(self) -> int:
-        """How many tokens wait for their run."""
-        return self._batcher.queued_tokens
-
-    def close(self) -> None:
-        """Stop working; requests that still wait fail with EngineError. Blocks for one batch."""
-        self._thread.close()
-        self._batcher.close()
 
     def _pairs(self, query: str, documents: list[str]) -> list[TokenSequence]:
         # More than the budget is never kept of either text; one more shows that a text is longer.
