@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -59,6 +60,57 @@ def test_a_budget_for_fifty_is_not_overspent_where_the_upstream_counts_more_than
     assert spent <= 50 * one + 1e-9
     assert left == pytest.approx(50 * one - spent)
     assert spent >= 45 * one, "and nearly all of it can be spent"
+
+
+def test_documents_at_once_do_not_overspend_a_budget(box: Service, upstream: FakeUpstream) -> None:
+    def script(exchange: Exchange) -> None:
+        time.sleep(0.05)  # so that they overlap
+        exchange.answer({"pages": [{"index": 0, "markdown": "x"}], "usage": usage(10, 20)})
+
+    upstream.script = script
+    router, name = make_router(box, "image-to-text", cost_prompt_tokens=1000.0, cost_completion_tokens=1000.0)
+    add_provider(box, router, upstream.base_url, type="mistral")
+    person = make_person(box, make_role(box), budget=50 * 0.03)
+    document = {"type": "document_url", "document_url": "data:application/pdf;base64,AAAA"}
+    with person.http as http, ThreadPoolExecutor(40) as pool:
+        body = {"model": name, "document": document}
+        answers = list(pool.map(lambda _: http.post("/v1/ocr", json=body), range(200)))
+        left = http.get("/v1/me/info").json()["budget"]
+    spent = sum(each.json()["usage"]["cost"] for each in answers if each.status_code == 200)
+    assert {each.status_code for each in answers} <= {200, 429}
+    assert 0 < spent <= 50 * 0.03 + 1e-9
+    assert left == pytest.approx(50 * 0.03 - spent)
+
+
+@pytest.mark.parametrize(("pages", "held"), [(None, 1), ([3], 1), (["0-3"], 4)])
+def test_what_a_document_may_cost_is_held_by_the_page(
+    box: Service, upstream: FakeUpstream, pages: Any, held: int
+) -> None:
+    reading, go_on = threading.Event(), threading.Event()
+
+    def script(exchange: Exchange) -> None:
+        reading.set()
+        go_on.wait(20)
+        exchange.answer({"pages": [{"index": 0, "markdown": "x"}]})
+
+    router, name = make_router(box, "image-to-text", cost_completion_tokens=1.0)
+    add_provider(box, router, upstream.base_url, type="mistral")
+    # For two such documents, less a token: of the second one some is paid for, of a third one nothing.
+    person = make_person(box, make_role(box), budget=round((2 * held * 8192 - 1) / 1e6, 6))
+    document = {"type": "document_url", "document_url": "data:application/pdf;base64,AAAA"}
+    upstream.script = script
+    with person.http as http, ThreadPoolExecutor(2) as pool:
+        body = {"model": name, "document": document, "pages": pages}
+        running = []
+        for _ in range(2):
+            running.append(pool.submit(http.post, "/v1/ocr", json=body))
+            assert reading.wait(10)
+            reading.clear()
+        refused = http.post("/v1/ocr", json=body)
+        go_on.set()
+        assert [each.result().status_code for each in running] == [200, 200]
+        assert refused.status_code == 429
+        assert http.post("/v1/ocr", json=body).status_code == 200
 
 
 def test_a_spent_budget_reaches_no_upstream(box: Service, upstream: FakeUpstream) -> None:

@@ -13,7 +13,7 @@ from appliance.api.errors import dialect_of
 from appliance.api.field_errors import FieldError, UnprocessableError, wrong_value
 from appliance.api.model_call import OCR, begin
 from appliance.api.openai.forwarding.answer import account, own_id
-from appliance.api.openai.forwarding.body import received_fields, with_defaults
+from appliance.api.openai.forwarding.body import UNKNOWN_CONTEXT, received_fields, with_defaults
 from appliance.api.openai.forwarding.counts import token_count
 from appliance.api.openai.forwarding.target import client_of, headers_for, upstream_of
 from appliance.api.openai.ocr_images import limited_images
@@ -164,7 +164,8 @@ async def _forwarded(
         fields = with_defaults(fields, DEFAULTS)
     if pages is not None:
         fields["pages"] = raw(pages)
-    call.reserve(0)
+    # No server can be told how much it may write: what hardly a page exceeds is held for each.
+    call.reserve(0, UNKNOWN_CONTEXT * len(pages or [0]), guess="mixed")
     answer = await until_disconnect(
         request,
         fetch_fields(
