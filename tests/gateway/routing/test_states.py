@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
 from typing import Any
 
@@ -132,12 +131,14 @@ async def test_failures_and_refused_requests_are_no_samples() -> None:
 
 
 async def test_the_error_says_how_long_the_request_waited() -> None:
-    clock = time.monotonic
-    states = ProviderStates(Settings(routing_max_retries=2, routing_retry_countdown=0.5), clock)
+    states, clock = make_states(retries=2, countdown=0.05)
     held = router(provider(1, qos_metric="inflight", qos_limit=0))
     await acquired(states, held)
+    waiting = asyncio.create_task(states.acquire(held, set(), 0))
+    await asyncio.sleep(0)
+    clock.now += 1.2
     with pytest.raises(ProviderBusyError, match="Model is too busy after 1 seconds") as caught:
-        await states.acquire(held, set(), 0)
+        await waiting
     assert (caught.value.status, caught.value.retry_after) == (503, 10)
     assert states.waiting() == {}
 

@@ -167,15 +167,17 @@ def test_the_counters_are_read_while_calls_run(tmp_path: Path) -> None:
     meter = EnergyMeter(found(tmp_path), interval=0.01)
     meter.start()
     share = meter.begin()
-    energy, deadline = 0, time.monotonic() + 10
-    while (share.kwh() or 0.0) * JOULES_PER_KWH < 20 and time.monotonic() < deadline:
+    energy, reached, deadline = 0, 0.0, time.monotonic() + 30
+    while reached < 20 and time.monotonic() < deadline:
         energy += 1_000_000
         # As a whole: the kernel's files are never half written either.
         new = tmp_path / "new"
         new.write_text(str(energy))
         new.replace(counter)
         time.sleep(0.01)
-    assert joules(share.kwh()) >= 20
+        # Looked at once: it is expected from the power before, and the next reading may bring it down a little.
+        reached = (share.kwh() or 0.0) * JOULES_PER_KWH
+    assert reached >= 20
     # A counter that can no longer be read ends the measuring, not the service.
     counter.unlink()
     while share.kwh() is not None and time.monotonic() < deadline:
