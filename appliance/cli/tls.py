@@ -8,11 +8,9 @@ import click
 from cryptography.hazmat.primitives import serialization
 
 from appliance.cli import settings_of
-from appliance.config import Settings
-from appliance.control.client import become_owner
-from appliance.tls.authority import fingerprint_of, load_authority, make_authority
+from appliance.control.client import run_command
+from appliance.tls.authority import fingerprint_of
 from appliance.tls.errors import TlsError
-from appliance.tls.names import names_of_box
 from appliance.tls.server import trusted_certificate
 
 
@@ -52,22 +50,6 @@ def export(ctx: click.Context, out: Path | None) -> None:
 @click.pass_context
 def renew(ctx: click.Context, authority: bool) -> None:
     """Make another certificate, now; the service shows it within half a minute."""
-    settings = settings_of(ctx)
-    if settings.tls != "auto":
-        raise TlsError('the box makes its own certificates only with tls = "auto"')
-    _require_data_dir(settings)
-    become_owner(settings.data_dir)
-    names = names_of_box(settings.tls_names)
-    if authority:
-        made = make_authority(settings.authority_path, names)
-    else:
-        made = load_authority(settings.authority_path, names)
-        # The next look at it finds none and makes one.
-        (settings.tls_dir / "server.pem").unlink(missing_ok=True)
-    click.echo(made.fingerprint)
+    renewed = run_command(settings_of(ctx), "tls.renew", {"authority": authority})
+    click.echo(renewed["fingerprint"])
     click.echo("Clients are to trust the authority of this SHA-256: appliance tls export", err=True)
-
-
-def _require_data_dir(settings: Settings) -> None:
-    if not settings.data_dir.is_dir():
-        raise TlsError(f"there is no {settings.data_dir} yet: start the service once")

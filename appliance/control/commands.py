@@ -17,6 +17,7 @@ from appliance.audit.lines import Filter, list_lines
 from appliance.audit.log import COMMAND_LINE
 from appliance.backup.service import make_backup
 from appliance.bundles import trial_numbers
+from appliance.clock import now_ms
 from appliance.control.errors import ControlError
 from appliance.control.pack_trials import Left
 from appliance.control.stores import Stores
@@ -24,6 +25,7 @@ from appliance.jobs.runner import JobRunner
 from appliance.releases.switching import ServiceState
 from appliance.signing.signatures import parse_signature
 from appliance.signing.trust import trust_store
+from appliance.tls.server import renew
 
 # Called with (done, total) while a command works.
 Progress = Callable[[int, int], None]
@@ -164,6 +166,13 @@ class Commands:
             raise ControlError("the service does not run: start it, and it shows a code")
         return {"code": await asyncio.to_thread(self._stores.setup.new_code)}
 
+    async def _tls_renew(self, arguments: dict[str, Any], _progress: Progress) -> Any:
+        authority, settings = arguments.get("authority") is True, self._stores.settings
+        if settings.tls != "auto":
+            raise ControlError('the box makes its own certificates only with tls = "auto"')
+        await self._audited("tls.renew", "authority" if authority else "certificate")
+        return {"fingerprint": await asyncio.to_thread(renew, settings, authority=authority)}
+
     async def _trust_import(self, arguments: dict[str, Any], _progress: Progress) -> Any:
         what = str(arguments["name"])
         signature = parse_signature(str(arguments["signature"]).encode(), f"the signature of {what}")
@@ -211,11 +220,13 @@ class Commands:
     async def _first_administrator(self) -> int:
         row = await self._stores.database.read(
             lambda db: db.execute(
-                "SELECT min(u.id) FROM users u JOIN role_permissions p ON p.role_id = u.role_id "
-                "WHERE p.permission = 'admin'"
+                "SELECT u.id FROM users u JOIN role_permissions p ON p.role_id = u.role_id "
+                # The key of one whose account has expired would open nothing.
+                "WHERE p.permission = 'admin' ORDER BY ifnull(u.expires_at <= ?, 0), u.id LIMIT 1",
+                [now_ms()],
             ).fetchone()
         )
-        if row[0] is None:
+        if row is None:
             raise ControlError("there is no administrator yet: start the service once")
         return int(row[0])
 
@@ -246,6 +257,7 @@ COMMANDS: dict[str, Command] = {
     "setup.check": Commands._setup_check,  # noqa: SLF001
     "setup.code": Commands._setup_code,  # noqa: SLF001
     "setup.make": Commands._setup_make,  # noqa: SLF001
+    "tls.renew": Commands._tls_renew,  # noqa: SLF001
     "trust.import": Commands._trust_import,  # noqa: SLF001
     "user.list": Commands._user_list,  # noqa: SLF001
     "user.password": Commands._user_password,  # noqa: SLF001

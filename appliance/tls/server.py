@@ -13,7 +13,14 @@ from cryptography import x509
 
 from appliance.config import Settings
 from appliance.errors import ApplianceError
-from appliance.tls.authority import EARLIEST, Authority, fingerprint_of, load_authority, trusted_now
+from appliance.tls.authority import (
+    EARLIEST,
+    Authority,
+    fingerprint_of,
+    load_authority,
+    make_authority,
+    trusted_now,
+)
 from appliance.tls.errors import TlsError
 from appliance.tls.files import read, write_private
 from appliance.tls.names import Names, names_of_box
@@ -156,3 +163,17 @@ def trusted_certificate(settings: Settings) -> x509.Certificate:
 
 def _no_password() -> str:
     raise ValueError("its key is encrypted; the service has nobody to ask for the password")
+
+
+def renew(settings: Settings, *, authority: bool) -> str:
+    """Let the box make another certificate, with ``authority`` under another authority; the service sees it soon.
+
+    Returns the SHA-256 of the authority that clients are to trust. Raises TlsError.
+    """
+    names = names_of_box(settings.tls_names)
+    if authority:
+        return make_authority(settings.authority_path, names).fingerprint
+    fingerprint = load_authority(settings.authority_path, names).fingerprint
+    # The next look at it finds none and makes one.
+    (settings.tls_dir / "server.pem").unlink(missing_ok=True)
+    return fingerprint

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,16 @@ def test_a_keys_name_neither_steers_the_terminal_nor_makes_a_row_of_its_own(bare
     assert len(table.splitlines()) == 2
     assert "\x1b" not in table
     assert "\ufffd" in table
+
+
+def test_the_first_administrator_is_one_whose_account_has_not_expired(tmp_path: Path) -> None:
+    with running_service(tmp_path / "data") as service, service.http as http:
+        other = make_person(service, role=1)
+        ends = int(time.time()) + 5
+        assert http.patch("/v1/admin/users/1", json={"expires": ends}).status_code == 204
+        time.sleep(max(0.0, ends + 0.5 - time.time()))
+        key = appliance(service.data_dir, "create", "--name", "locked out").stdout.strip()
+        assert user_of(service, key) == other.id
 
 
 def test_without_the_service_keys_are_listed_and_revoked_too(tmp_path: Path) -> None:
