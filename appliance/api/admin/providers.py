@@ -9,7 +9,7 @@ from litestar import Request, Response, delete, get, patch, post
 from litestar.datastructures import State
 from litestar.params import FromPath
 
-from appliance.api.admin.routers import DENIED, box_owner
+from appliance.api.admin.routers import DENIED, box_owner, gateway_of
 from appliance.api.answers import created, json_answer, listed, no_content
 from appliance.api.authentication import account_of, actor_of
 from appliance.api.body import read_change, read_json
@@ -21,7 +21,6 @@ from appliance.api.paging import gathered, optional_query_id, page_of
 from appliance.api.validation import listed as alternatives
 from appliance.api.validation import shown_input
 from appliance.config import Settings
-from appliance.gateway.gateway import Gateway
 from appliance.gateway.routing.errors import RoutingError
 from appliance.gateway.routing.measuring import measured
 from appliance.gateway.routing.owners import owner_of
@@ -97,7 +96,7 @@ async def create_provider(request: Request[Any, Any, State]) -> Response[bytes]:
     body = await read_json(request, NewProvider if own else PublishedProvider)
     settings: Settings = request.app.state.settings
     spec = _spec(request, body, settings)
-    gateway = _gateway(request)
+    gateway = gateway_of(request)
     router = gateway.table.routers.get(spec.router_id)
     if router is None:
         raise RoutingError(f"Model router {_router_of(body)} not found.")
@@ -125,7 +124,7 @@ async def list_providers(request: Request[Any, Any, State]) -> Response[bytes]:
         lambda: page_of(request, ("id", "model_name", "created")),
     )
     wanted = other if wanted is None else wanted
-    table = _gateway(request).table
+    table = gateway_of(request).table
     found = [
         provider
         for router in table.routers.values()
@@ -167,7 +166,7 @@ async def update_provider(request: Request[Any, Any, State], provider_id: FromPa
         qos_limit=body.qos_limit,
     )
     await _providers(request).update(actor_of(request), number, change)
-    await _gateway(request).reload()
+    await gateway_of(request).reload()
     return no_content()
 
 
@@ -184,7 +183,7 @@ async def delete_provider(request: Request[Any, Any, State], provider_id: FromPa
     number = path_number("provider_id", provider_id)
     shown = await _described(request, *_found(request, number, f"Model provider {number} not found."))
     await _providers(request).delete(actor_of(request), number)
-    await _gateway(request).reload()
+    await gateway_of(request).reload()
     return json_answer(shown)
 
 
@@ -257,7 +256,7 @@ def _printable(field: str, text: str) -> str:
 def _found(
     request: Request[Any, Any, State], provider_id: int, otherwise: str = "Model provider not found."
 ) -> tuple[Router, Provider]:
-    for router in _gateway(request).table.routers.values():
+    for router in gateway_of(request).table.routers.values():
         for provider in router.providers:
             if provider.id == provider_id:
                 return router, provider
@@ -310,8 +309,3 @@ def _published_type(kind: ProviderType, router: Router) -> ProviderType:
 def _providers(request: Request[Any, Any, State]) -> Providers:
     state = request.app.state
     return Providers(state.database, state.audit, state.sealer)
-
-
-def _gateway(request: Request[Any, Any, State]) -> Gateway:
-    gateway: Gateway = request.app.state.gateway
-    return gateway

@@ -69,7 +69,7 @@ async def create_router(request: Request[Any, Any, State]) -> Response[bytes]:
         user_id=owner_of(account_of(request)),
     )
     router_id = await _routers(request).create(actor_of(request), spec)
-    await _gateway(request).reload()
+    await gateway_of(request).reload()
     return created(
         {
             "id": router_id,
@@ -87,7 +87,7 @@ async def create_router(request: Request[Any, Any, State]) -> Response[bytes]:
 async def list_routers(request: Request[Any, Any, State]) -> Response[bytes]:
     """List the routers."""
     page = page_of(request, names=SORT_NAMES)
-    routers = list(_gateway(request).table.routers.values())
+    routers = list(gateway_of(request).table.routers.values())
     routers.sort(key=lambda router: _order(router, page.order_by), reverse=page.descending)
     shown = routers[page.offset : page.offset + page.limit]
     owner = await box_owner(request)
@@ -125,7 +125,7 @@ async def update_router(request: Request[Any, Any, State], router_id: FromPath[s
         cost_completion_tokens=body.cost_completion_tokens,
     )
     await _routers(request).update(actor_of(request), number, change)
-    await _gateway(request).reload()
+    await gateway_of(request).reload()
     return no_content()
 
 
@@ -142,8 +142,14 @@ async def delete_router(request: Request[Any, Any, State], router_id: FromPath[s
     router = _found(request, path_number("router_id", router_id))
     owner = await box_owner(request)
     await _routers(request).delete(actor_of(request), router.id)
-    await _gateway(request).reload()
+    await gateway_of(request).reload()
     return json_answer(_shown(router, owner))
+
+
+def gateway_of(request: Request[Any, Any, State]) -> Gateway:
+    """Return the gateway of the service."""
+    gateway: Gateway = request.app.state.gateway
+    return gateway
 
 
 async def box_owner(request: Request[Any, Any, State]) -> int:
@@ -155,7 +161,7 @@ async def box_owner(request: Request[Any, Any, State]) -> int:
 
 
 def _found(request: Request[Any, Any, State], router_id: int) -> Router:
-    router = _gateway(request).table.routers.get(router_id)
+    router = gateway_of(request).table.routers.get(router_id)
     if router is None:
         raise RoutingError(f"Model router {router_id} not found.")
     return router
@@ -207,8 +213,3 @@ def _shown(router: Router, box: int) -> dict[str, Any]:
 
 def _routers(request: Request[Any, Any, State]) -> Routers:
     return Routers(request.app.state.database, request.app.state.audit)
-
-
-def _gateway(request: Request[Any, Any, State]) -> Gateway:
-    gateway: Gateway = request.app.state.gateway
-    return gateway

@@ -13,30 +13,20 @@ from prometheus_client import generate_latest
 from appliance.api.monitoring.http import Exchange
 from appliance.api.monitoring.metrics import Metrics
 from appliance.gateway.errors import InsufficientBudgetError, LimitExceededError, ModelNotFoundError
-from appliance.gateway.usage.record import Footprint, UsageRecord
+from appliance.gateway.usage.record import UsageRecord
 from tests.api.monitoring.reading import Series, scraped
+from tests.gateway.usage.store import record
 from tests.people import limits, make_person, make_role, router_id
 from tests.service import CHAT, EMBEDDING, Service
 
-CALL = UsageRecord(
-    created_at=0,
-    user_id=1,
-    email="a@example.org",
-    key_id=1,
-    key_name="k",
-    router_id=1,
+CALL = record(
+    0,
     model="chat",
     provider_id=3,
-    provider_model="pack",
-    endpoint="/v1/chat/completions",
-    method="POST",
-    status=200,
     latency_ms=2000,
     ttft_ms=120,
-    prompt_tokens=10,
     completion_tokens=30,
     cost=2_500_000,
-    footprint=Footprint(),
 )
 
 
@@ -48,8 +38,8 @@ def opengatellm(metrics: Metrics) -> Series:
     return Series(generate_latest(metrics.opengatellm_registry).decode())
 
 
-def changed(record: UsageRecord, **fields: Any) -> UsageRecord:
-    return msgspec.structs.replace(record, **fields)
+def changed(call: UsageRecord, **fields: Any) -> UsageRecord:
+    return msgspec.structs.replace(call, **fields)
 
 
 def test_a_call_is_counted_by_router_and_provider() -> None:
