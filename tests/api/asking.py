@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
@@ -25,6 +28,19 @@ def post_completion(service: Service, mount: str = "/v1", **fields: Any) -> http
     with service.http as http:
         body = {"model": CHAT, "prompt": PROMPT, "max_tokens": 8, **fields}
         return http.post(f"{mount}/completions", json=body)
+
+
+@contextmanager
+def unanswered(
+    service: Service, body: dict[str, Any], path: str = "/v1/chat/completions"
+) -> Iterator[socket.socket]:
+    """Send a request and hang up on it at the end of the block, unless something of its answer is read before."""
+    content = json.dumps(body).encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {service.key}\r\n"
+    host, port = service.base_url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
+        connection.sendall(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
+        yield connection
 
 
 def chat(service: Service, **fields: Any) -> dict[str, Any]:

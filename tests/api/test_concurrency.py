@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.api.asking import unanswered
 from tests.samples.speech import jfk_wav
 from tests.service import CHAT, EMBEDDING, RERANK, SPEECH, Service
 
@@ -86,17 +86,14 @@ def gauge(service: Service, name: str) -> float:
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_client_that_disconnects_stops_the_work(service: Service, stream: bool) -> None:
-    import json
-
-    body = json.dumps(
-        {"model": CHAT, "prompt": "Count: 1 2 3 4", "max_tokens": 4000, "temperature": 1, "stream": stream}
-    ).encode()
-    host, port = service.base_url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port))) as connection:
-        connection.sendall(
-            b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\nContent-Length: %d\r\n\r\n%s"
-            % (service.key.encode(), len(body), body)
-        )
+    body = {
+        "model": CHAT,
+        "prompt": "Count: 1 2 3 4",
+        "max_tokens": 4000,
+        "ignore_eos": True,
+        "stream": stream,
+    }
+    with unanswered(service, body, "/v1/completions") as connection:
         if stream:
             connection.recv(100)
         wait_for(lambda: gauge(service, "appliance_engine_running_rows") == 1)

@@ -8,9 +8,9 @@ import threading
 import time
 from typing import Any
 
-import httpx
 import pytest
 
+from tests.api.asking import unanswered
 from tests.api.upstreams import ask, routed
 from tests.gateway.upstream.fake import (
     Exchange,
@@ -49,20 +49,16 @@ def test_when_the_client_leaves_the_upstream_is_hung_up_on(
             exchange.begin_stream()
             exchange.event(chunk("a"))
         begun.set()
-        if exchange.client_left(10):
+        if exchange.client_left(30):
             left.set()
 
     upstream.script = script
-    with httpx.Client(base_url=box.base_url, headers={"Authorization": f"Bearer {box.key}"}) as http:
-        body = {"model": model, "messages": [{"role": "user", "content": "x"}], "stream": streamed}
+    body = {"model": model, "messages": [{"role": "user", "content": "x"}], "stream": streamed}
+    with unanswered(box, body) as connection:
+        assert begun.wait(30)
         if streamed:
-            with http.stream("POST", "/v1/chat/completions", json=body) as answer:
-                next(answer.iter_lines())
-        else:
-            with pytest.raises(httpx.ReadTimeout):
-                http.post("/v1/chat/completions", json=body, timeout=0.5)
-    assert begun.wait(5)
-    assert left.wait(3)
+            assert connection.recv(100)
+    assert left.wait(30)
 
 
 def once_per_connection(script: Script) -> Script:

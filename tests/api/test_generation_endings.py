@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import socket
 from typing import Any
 
 import pytest
 
-from tests.api.asking import PROMPT
+from tests.api.asking import PROMPT, unanswered
 from tests.api.test_concurrency import gauge, wait_for
 from tests.service import CHAT, Service
 
@@ -34,12 +32,6 @@ def test_a_client_that_leaves_stops_all_its_sequences(
         "stream": stream,
         **fields,
     }
-    encoded = json.dumps(body).encode()
-    host, port = service.base_url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port))) as connection:
-        connection.sendall(
-            b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\nContent-Length: %d\r\n\r\n%s"
-            % (service.key.encode(), len(encoded), encoded)
-        )
+    with unanswered(service, body, "/v1/completions"):
         wait_for(lambda: gauge(service, "appliance_engine_running_rows") >= 3)
     wait_for(lambda: gauge(service, "appliance_engine_running_rows") == 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import queue
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.api.asking import unanswered
+from tests.api.monitoring.reading import scraped
 from tests.people import Person, make_person
 from tests.service import Service, running_service
 
@@ -103,16 +106,17 @@ def ask(caller: Service | Person, text: str) -> httpx.Response:
 def test_a_request_beyond_the_limit_waits_and_is_told_how_long(gateway: Service, upstream: Upstream) -> None:
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(ask, gateway, "first")
-        assert upstream.arrived.get(timeout=10) == "first"
+        assert upstream.arrived.get(timeout=30) == "first"
         started = time.monotonic()
         second = ask(gateway, "second")
         waited = time.monotonic() - started
         upstream.go.release()
         assert first.result().status_code == 200
     assert second.status_code == 503
-    assert second.json()["message"] == "Model is too busy after 4 seconds"
+    told = re.fullmatch(r"Model is too busy after (\d+) seconds", second.json()["message"])
+    assert told is not None
+    assert 4 <= int(told[1]) <= round(waited)
     assert second.headers["Retry-After"] == "10"
-    assert waited > 3.5
     assert upstream.arrived.empty()
 
 
@@ -122,27 +126,30 @@ def test_who_waits_is_served_by_priority_as_soon_as_a_place_frees(
     people = {priority: make_person(gateway, priority=priority) for priority in (0, 2, 9)}
     with ThreadPoolExecutor(5) as pool:
         answers = [pool.submit(ask, gateway, "running")]
-        assert upstream.arrived.get(timeout=10) == "running"
+        assert upstream.arrived.get(timeout=30) == "running"
         for priority, person in people.items():
             answers.append(pool.submit(ask, person, str(priority)))
-            time.sleep(0.3)
+        until_waiting(gateway, len(people))
         order = []
         for _ in people:
             upstream.go.release()
-            order.append(upstream.arrived.get(timeout=10))
+            order.append(upstream.arrived.get(timeout=30))
         upstream.go.release()
         assert [answer.result().status_code for answer in answers] == [200] * 4
     assert order == ["9", "2", "0"]
 
 
+def until_waiting(gateway: Service, requests: int) -> None:
+    deadline = time.monotonic() + 30
+    with gateway.http as http:
+        while scraped(http).value("appliance_router_waiting", router="held") != requests:
+            assert time.monotonic() < deadline, "not all of them wait"
+            time.sleep(0.02)
+
+
 def test_a_client_that_leaves_frees_its_place(gateway: Service, upstream: Upstream) -> None:
-    with gateway.http as http, pytest.raises(httpx.ReadTimeout):
-        http.post(
-            "/v1/chat/completions",
-            json={"model": "held", "messages": [{"role": "user", "content": "gone"}]},
-            timeout=1,
-        )
-    assert upstream.arrived.get(timeout=10) == "gone"
+    with unanswered(gateway, {"model": "held", "messages": [{"role": "user", "content": "gone"}]}):
+        assert upstream.arrived.get(timeout=30) == "gone"
     upstream.go.release()
     upstream.go.release()
     assert ask(gateway, "next").status_code == 200
