@@ -18,7 +18,8 @@ from appliance.api.connection import ConnectionLimits, limited_connection, peer_
 # Only an upper bound: what does not happen within it fails.
 LONG = 30
 NEVER = 3600.0
-QUICK = 0.05
+# Long enough for what is to arrive before it.
+QUICK = 0.25
 
 
 class Box:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.service import CHAT, EMBEDDING, RERANK, Service, free_port, running_service
+from tests.service import CHAT, EMBEDDING, RERANK, Service, running_service
 
 UPSTREAM_KEY = "sk-upstream-secret-0123456789"
 _numbers = itertools.count(1)
@@ -176,7 +177,9 @@ def test_refusals_in_the_words_of_the_reference(
 
 def test_a_server_that_does_not_answer_is_424(gateway: Service) -> None:
     router, _ = make_router(gateway)
-    answer = post(gateway, router=router, url=f"http://127.0.0.1:{free_port()}")
+    with socket.socket() as holder:  # nobody listens there, and nobody else can
+        holder.bind(("127.0.0.1", 0))
+        answer = post(gateway, router=router, url=f"http://127.0.0.1:{holder.getsockname()[1]}")
     assert (answer.status_code, message(answer)) == (424, "Model provider small not reachable.")
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
+import time
+from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -64,3 +67,12 @@ def keep(database: Database, *records: UsageRecord) -> None:
             db.execute(f"INSERT INTO usage ({names}) VALUES ({marks})", values)  # noqa: S608
 
     database.write_sync(insert)
+
+
+def until_stored(data_dir: Path, condition: str, *values: Any) -> None:
+    """Wait until a query of one value says yes in the store of a service that runs."""
+    deadline = time.monotonic() + 30
+    with closing(sqlite3.connect(f"file:{data_dir / 'appliance.db'}?mode=ro", uri=True)) as store:
+        while not store.execute(condition, values).fetchone()[0]:
+            assert time.monotonic() < deadline, "it is not in the store"
+            time.sleep(0.02)
