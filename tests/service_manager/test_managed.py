@@ -19,10 +19,10 @@ def test_it_is_ready_alive_and_ends_as_it_says(tmp_path: Path) -> None:
     with port_socket() as listener, managed_service(tmp_path, listener, watchdog_seconds=1.5) as running:
         running.wait_until_ready()
         assert httpx.get(f"http://127.0.0.1:{running.port}/health").status_code == 200
-        running.manager.wait_for(lambda message: message.get("WATCHDOG") == "1", 5)
+        running.manager.wait_for(lambda message: message.get("WATCHDOG") == "1")
         assert any(message.get("STATUS") == "opening the store" for message in running.manager.messages)
         assert running.stop() == 0
-        running.manager.wait_for(lambda message: message.get("STOPPING") == "1", 5)
+        running.manager.wait_for(lambda message: message.get("STOPPING") == "1")
 
 
 def test_a_service_that_hangs_does_not_feed_the_watchdog(tmp_path: Path) -> None:
@@ -51,6 +51,12 @@ def test_clients_wait_through_a_restart_instead_of_being_refused(tmp_path: Path)
         statuses: list[int] = []
         ended = threading.Event()
 
+        def wait_for_answers(more_than: int) -> None:
+            give_up = time.monotonic() + 60
+            while len(statuses) <= more_than:
+                assert time.monotonic() < give_up, "nobody is answered"
+                time.sleep(0.05)
+
         def ask() -> None:
             while not ended.is_set():
                 # A connection that the old process had accepted may be cut; none is ever refused.
@@ -65,12 +71,12 @@ def test_clients_wait_through_a_restart_instead_of_being_refused(tmp_path: Path)
                 with managed_service(tmp_path, listener) as running:
                     running.wait_until_ready()
                     asking = [threads.submit(ask) for _ in range(4)]
-                    time.sleep(0.5)
+                    wait_for_answers(more_than=0)
                     assert running.stop() == 0
                 before = len(statuses)
                 with managed_service(tmp_path, listener) as running:
                     running.wait_until_ready()
-                    time.sleep(0.5)
+                    wait_for_answers(more_than=before)
                     ended.set()
                     for each in asking:
                         each.result()
@@ -78,4 +84,3 @@ def test_clients_wait_through_a_restart_instead_of_being_refused(tmp_path: Path)
             finally:
                 ended.set()
         assert set(statuses) == {200}
-        assert len(statuses) > before > 0

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -45,28 +48,39 @@ class Box:
         await asyncio.sleep(self.store)
 
 
-async def told(manager: Manager, name: str, seconds: float = 1.0) -> list[str]:
-    """Return what is said of a state within some time."""
-    end = time.monotonic() + seconds
-    found: list[str] = []
+async def told(manager: Manager, wanted: Callable[[dict[str, str]], bool]) -> dict[str, str]:
+    """Wait for a message."""
+    return await asyncio.to_thread(manager.wait_for, wanted)
+
+
+async def silent(manager: Manager, name: str) -> bool:
+    """Tell whether nothing is said of a state for a while."""
+    end = time.monotonic() + 1.0
     while time.monotonic() < end:
-        messages = await asyncio.to_thread(manager.receive, 0.1)
-        found += [message[name] for message in messages if name in message]
-    return found
+        if any(name in message for message in await asyncio.to_thread(manager.receive, 0.1)):
+            return False
+    return True
+
+
+async def heard_out(manager: Manager) -> None:
+    """Take what is on its way."""
+    while await asyncio.to_thread(manager.receive, 0.5):
+        pass
 
 
 async def test_ready_comes_after_the_models_and_the_socket(manager: Manager) -> None:
     box = Box(manager)
     box.presence.start(box.models, box.alive)
     try:
-        assert await told(manager, "READY") == []
-        assert {"STATUS": "loading models: 0 of 2"} in manager.messages
+        await told(manager, lambda message: message == {"STATUS": "loading models: 0 of 2"})
         assert any("EXTEND_TIMEOUT_USEC" in message for message in manager.messages)
+        assert await silent(manager, "READY")
         box.counts = (2, 0, 1)
-        assert await told(manager, "READY") == []
+        assert await silent(manager, "READY")
         box.socket_answers = True
-        assert await told(manager, "READY") == ["1"]
-        assert {"READY": "1", "STATUS": "serving 1 of 2 models, 1 cannot be loaded"} in manager.messages
+        ready = await told(manager, lambda message: "READY" in message)
+        assert ready == {"READY": "1", "STATUS": "serving 1 of 2 models, 1 cannot be loaded"}
+        assert await silent(manager, "READY")
     finally:
         await box.presence.close()
 
@@ -78,15 +92,16 @@ async def test_the_watchdog_is_fed_only_while_the_store_and_the_engines_answer(
     box.counts, box.socket_answers = (1, 0, 0), True
     box.presence.start(box.models, box.alive)
     try:
-        assert len(await told(manager, "WATCHDOG", 1.5)) >= 3
+        for _ in range(3):
+            await told(manager, lambda message: "WATCHDOG" in message)
         box.store = ServiceError("the engine of x has no thread any more")
-        await told(manager, "WATCHDOG", 0.5)
-        assert await told(manager, "WATCHDOG", 1.0) == []
+        await heard_out(manager)
+        assert await silent(manager, "WATCHDOG")
         assert "the engine of x has no thread any more" in caplog.text
         box.store = 60.0  # it hangs
-        assert await told(manager, "WATCHDOG", 1.0) == []
+        assert await silent(manager, "WATCHDOG")
         box.store = 0.0
-        assert await told(manager, "WATCHDOG", 1.5)
+        await told(manager, lambda message: "WATCHDOG" in message)
     finally:
         await box.presence.close()
 
@@ -96,9 +111,9 @@ async def test_models_that_come_and_go_change_the_status(manager: Manager) -> No
     box.counts, box.socket_answers = (1, 0, 0), True
     box.presence.start(box.models, box.alive)
     try:
-        await told(manager, "READY")
+        await told(manager, lambda message: "READY" in message)
         box.counts = (2, 1, 0)
-        assert "serving 1 of 2 models, 1 being loaded" in await told(manager, "STATUS")
+        await told(manager, lambda message: message.get("STATUS") == "serving 1 of 2 models, 1 being loaded")
     finally:
         await box.presence.close()
 
@@ -129,15 +144,17 @@ def test_a_manager_that_is_gone_stops_nothing(tmp_path: Path) -> None:
 def test_long_work_extends_the_time_but_not_for_ever(
     manager: Manager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(notify, "EXTEND_EVERY_SECONDS", 0.05)
-    with Notifier(manager.address).extending("migrating", 0.3):
-        time.sleep(1.0)
+    seconds = itertools.count()  # another one whenever the clock is looked at
+    monkeypatch.setattr(notify, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
+    monkeypatch.setattr(notify, "EXTEND_EVERY_SECONDS", 0.01)
+    with Notifier(manager.address).extending("migrating", 5.0):
+        give_up = time.monotonic() + 60
+        while any(thread.name == "notify" for thread in threading.enumerate()):
+            assert time.monotonic() < give_up, "it extends for ever"
+            time.sleep(0.01)
     while manager.receive(0.1):
         pass
-    extensions = [message for message in manager.messages if "EXTEND_TIMEOUT_USEC" in message]
-    assert {"STATUS": "migrating"} in manager.messages
-    assert 3 <= len(extensions) <= 8
-    assert extensions[0] == {"EXTEND_TIMEOUT_USEC": "60000000"}
+    assert manager.messages == [{"STATUS": "migrating"}, *[{"EXTEND_TIMEOUT_USEC": "60000000"}] * 4]
 
 
 @pytest.mark.parametrize(
