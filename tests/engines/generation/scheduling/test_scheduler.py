@@ -93,7 +93,9 @@ async def test_a_cancelled_stream_stops_within_a_step(
     assert engine.running_rows == 0
 
 
-async def test_more_sequences_than_rows_come_in_waves_and_let_others_by(engine: GenerationEngine) -> None:
+async def test_more_sequences_than_rows_come_in_waves_and_let_others_by(
+    engine: GenerationEngine, cores: Cores
+) -> None:
     ended: list[str] = []
 
     async def note(name: str, stream: Any) -> list[int]:
@@ -101,8 +103,9 @@ async def test_more_sequences_than_rows_come_in_waves_and_let_others_by(engine: 
         ended.append(name)
         return found.token_ids
 
-    large = engine.submit_all([request(PROMPT, 8, ignore_eos=True) for _ in range(32)])
-    small = ask(engine, OTHER, 4)
+    with cores.lease():  # nothing runs before both are there
+        large = engine.submit_all([request(PROMPT, 8, ignore_eos=True) for _ in range(32)])
+        small = ask(engine, OTHER, 4)
     assert engine.queue_depth <= 2
     found = await asyncio.gather(*(note("large", stream) for stream in large), note("small", small))
     assert len({tuple(tokens) for tokens in found[:32]}) == 1
@@ -154,7 +157,9 @@ async def test_a_sequence_without_memory_waits_and_goes_on_unchanged(
     prompts = [PROMPT * 2 + OTHER[:count] for count in range(4)]
     # Four blocks beside the oldest: three prompts fit, but not the second block of each.
     with opened(pack, manifest, cores, context_length=48, budget=48 + 64) as engine:
-        together = await asyncio.gather(*(answer(ask(engine, prompt, 24)) for prompt in prompts))
+        with cores.lease():  # none ends before all are there
+            streams = [ask(engine, prompt, 24) for prompt in prompts]
+        together = await asyncio.gather(*map(answer, streams))
         assert pauses
         alone = [await answer(ask(engine, prompt, 24)) for prompt in prompts[-2:]]
         assert engine.running_rows == 0
