@@ -22,11 +22,12 @@ def usage(tokens: int) -> dict[str, Any]:
 
 
 class Server:
-    """Sends ``events`` with a pause before each, and keeps the body that it was sent."""
+    """Sends ``events`` with a pause before each, once the one before has come; keeps the body that it was sent."""
 
     def __init__(self, *events: dict[str, Any]) -> None:
         self.events = events
         self.body: dict[str, Any] = {}
+        self.came = asyncio.Event()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
@@ -36,8 +37,9 @@ class Server:
         for event in self.events:
             await asyncio.sleep(0.02)
             data = b"data: " + json.dumps(event).encode() + b"\n\n"
+            self.came.clear()
             writer.write(b"%x\r\n%b\r\n" % (len(data), data))
-            await writer.drain()
+            await self.came.wait()
         writer.write(b"0\r\n\r\n")
         writer.close()
 
@@ -46,7 +48,7 @@ class Server:
         async with server:
             port = server.sockets[0].getsockname()[1]
             side = Side(f"http://127.0.0.1:{port}", "m", extra={"a": 1, "b": 1}, cold={"cache_prompt": False})
-            return await side.complete([1, 2], tokens, **fields)
+            return await side.complete([1, 2], tokens, on_piece=lambda _: self.came.set(), **fields)
 
 
 async def test_the_wait_ends_with_the_first_text_and_the_decode_with_the_last_choice() -> None:
