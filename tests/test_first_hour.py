@@ -38,7 +38,9 @@ def test_the_commands_of_the_first_hour_do_what_they_say(service: Service) -> No
     user, usage, audit, *metrics = seen.strip().splitlines()
     assert json.loads(user)["budget"] == round(5 - answer["usage"]["cost"], 6) < 5
     assert json.loads(usage)["total"] == 1
-    assert json.loads(audit)["data"][0]["action"] == "key.create"
+    # Refused keys of other tests are written when their minute ends.
+    actions = [line["action"] for line in json.loads(audit)["data"] if line["action"] != "key.refuse"]
+    assert actions[0] == "key.create"
     assert any('router="smollm2-135m-instruct"' in line for line in metrics)
     assert not ended.strip()
     restore(service)

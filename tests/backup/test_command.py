@@ -45,7 +45,7 @@ def test_a_box_that_serves_is_backed_up_tried_and_restored(tmp_path: Path) -> No
         try:
             while len(made) < 3:
                 time.sleep(0.01)
-            acknowledged = list(made)
+            acknowledged = made[:50]  # what one page of the list has room for
             done = appliance(data, "backup", "create", "--to", str(usb), "--encrypt-to", public, "--json")
         finally:
             ending.set()
