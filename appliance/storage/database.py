@@ -196,6 +196,8 @@ class Database:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             failure = _failure(self.path, error)
+            if isinstance(failure, StoreFullError):
+                self._empty_log()
             for task in group:
                 task.future.set_exception(task.error or failure)
             return
@@ -204,6 +206,14 @@ class Database:
                 task.future.set_exception(task.error)
             else:
                 task.future.set_result(task.result)
+
+    def _empty_log(self) -> None:
+        """Move the WAL into the file, that the next writes take its room: it may be what fills the disk.
+
+        SQLite does so by itself only after a commit, and now none succeeds.
+        """
+        with contextlib.suppress(sqlite.Error):  # the file has no room to grow, or is being read
+            self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
 
     def _run(self, database: sqlite_utils.Database, task: _Task) -> None:
         connection = self._connection

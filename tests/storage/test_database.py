@@ -196,3 +196,38 @@ def test_a_disk_that_fills_up_within_a_write_is_said_and_undoes_all_of_it(path: 
     database.write_sync(insert(2))
     assert numbers(database) == [1, 2]
     database.close()
+
+
+# On a disk that is smaller than what the log of changes grows to before SQLite itself empties it.
+FULL = """
+import sys
+from pathlib import Path
+from appliance.storage.database import Database
+from appliance.storage.errors import StoreFullError
+from tests.storage.test_database import MIGRATIONS, insert, numbers
+
+Database.open(Path(sys.argv[1]), MIGRATIONS).close()  # so that the file has most of its size
+database = Database.open(Path(sys.argv[1]), MIGRATIONS)
+written, refused = [], 0
+for n in range(600):
+    try:
+        written.append(database.write_sync(insert(n)))
+    except StoreFullError:
+        refused += 1
+assert numbers(database) == written
+database.close()
+print(refused, len(written))
+"""
+
+
+def test_a_log_of_changes_that_fills_the_disk_is_emptied(tmp_path: Path) -> None:
+    mounted = 'mount -t tmpfs -o size=1m tmpfs "$0" && exec "$@"'
+    command = ["unshare", "--map-root-user", "--mount", "sh", "-c", mounted, str(tmp_path)]
+    if subprocess.run([*command, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("this machine lets nobody make a small disk")
+    command += [sys.executable, "-c", FULL, str(tmp_path / "store.db")]
+    ended = subprocess.run(command, check=True, capture_output=True, text=True)
+    refused, written = map(int, ended.stdout.split())
+    assert refused, "the disk was full"
+    # Each time one write is refused, and the next ones find room.
+    assert refused < 20 < written
