@@ -93,7 +93,7 @@ def test_a_stopped_box_is_backed_up_without_the_service(tmp_path: Path) -> None:
     assert "start the service once" in appliance(data, "backup", "create").stderr
     with running_service(data) as service:
         headers = {"X-API-Key": service.key}
-        assert httpx.get(f"{service.base_url}/v1/models", headers=headers).status_code == 200
+        assert httpx.get(f"{service.base_url}/v1/models", headers=headers, timeout=60).status_code == 200
     assert "There are no backups" in appliance(data, "backup", "list").stdout
     made = appliance(data, "backup", "create")
     assert made.returncode == 0, made.stderr
@@ -102,7 +102,7 @@ def test_a_stopped_box_is_backed_up_without_the_service(tmp_path: Path) -> None:
     assert restored.returncode == 0, restored.stderr
     assert "data.before-restore-" in restored.stdout
     with running_service(data) as service:
-        assert httpx.get(f"{service.base_url}/v1/models", headers=headers).status_code == 200
+        assert httpx.get(f"{service.base_url}/v1/models", headers=headers, timeout=60).status_code == 200
 
 
 @pytest.mark.parametrize(

@@ -36,8 +36,15 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, list[d
         for number in range(3):
             post_id(service, "/v1/admin/organizations", {"name": f"number {number}"})
         for _ in range(4):
-            httpx.get(f"{service.base_url}/v1/models", headers={"X-API-Key": "sk-wrong"}, trust_env=False)
-        httpx.get(f"{service.base_url}/v1/models", trust_env=False)  # no key at all is no refused key
+            httpx.get(
+                f"{service.base_url}/v1/models",
+                headers={"X-API-Key": "sk-wrong"},
+                trust_env=False,
+                timeout=60,
+            )
+        httpx.get(
+            f"{service.base_url}/v1/models", trust_env=False, timeout=60
+        )  # no key at all is no refused key
         running = listed(data_dir, "--action", "organization")
         whole = appliance(data_dir, "verify")
         assert whole.returncode == 0, whole.stderr

@@ -24,7 +24,7 @@ def appliance(data_dir: Path, *arguments: str, **settings: str) -> subprocess.Co
 def user_of(service: Service, key: str) -> int | None:
     """Return whose key it is, None when it is refused."""
     headers = {"Authorization": f"Bearer {key}"}
-    answer = httpx.get(f"{service.base_url}/v1/me/info", headers=headers)
+    answer = httpx.get(f"{service.base_url}/v1/me/info", headers=headers, timeout=60)
     return int(answer.json()["id"]) if answer.status_code == 200 else None
 
 

@@ -32,20 +32,26 @@ def test_the_first_boot_shows_url_key_and_a_call_and_the_second_no_key(tmp_path:
         assert key is not None
         assert service.base_url in shown
         assert "curl" in shown
-        assert httpx.get(f"{service.base_url}/v1/models", headers={"X-API-Key": key[1]}).status_code == 200
+        assert (
+            httpx.get(f"{service.base_url}/v1/models", headers={"X-API-Key": key[1]}, timeout=60).status_code
+            == 200
+        )
     service.log.write_text("")
     with running_service(data_dir, key=None) as service:
         shown = service.log.read_text()
         assert "sk-" not in shown
         assert "appliance key create" in shown
-        assert httpx.get(f"{service.base_url}/v1/models", headers={"X-API-Key": key[1]}).status_code == 200
+        assert (
+            httpx.get(f"{service.base_url}/v1/models", headers={"X-API-Key": key[1]}, timeout=60).status_code
+            == 200
+        )
 
 
 def test_a_key_file_is_taken_and_never_printed(tmp_path: Path) -> None:
     with running_service(tmp_path / "data", key="from-a-file-0123456789") as service:
         assert "from-a-file" not in service.log.read_text()
         headers = {"Authorization": "Bearer from-a-file-0123456789"}
-        assert httpx.get(f"{service.base_url}/v1/models", headers=headers).status_code == 200
+        assert httpx.get(f"{service.base_url}/v1/models", headers=headers, timeout=60).status_code == 200
 
 
 def test_without_packs_the_box_serves_and_says_what_is_missing(tmp_path: Path) -> None:
@@ -117,7 +123,7 @@ def test_the_key_is_shown_by_the_first_start_that_serves_not_lost_with_one_that_
         key = re.search(r"shown only this once\): (sk-[A-Za-z0-9]{43})", service.log.read_text())
         assert key is not None
         headers = {"X-API-Key": key[1]}
-        assert httpx.get(f"{service.base_url}/v1/admin/users", headers=headers).status_code == 200
+        assert httpx.get(f"{service.base_url}/v1/admin/users", headers=headers, timeout=60).status_code == 200
 
 
 def test_kill_9_and_start_again(tmp_path: Path) -> None:
@@ -128,7 +134,7 @@ def test_kill_9_and_start_again(tmp_path: Path) -> None:
     with running_service(data_dir) as service:
         wait_until_ready(service)
         headers = {"X-API-Key": service.key}
-        assert httpx.get(f"{service.base_url}/v1/models", headers=headers).status_code == 200
+        assert httpx.get(f"{service.base_url}/v1/models", headers=headers, timeout=60).status_code == 200
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -200,7 +206,7 @@ def test_silent_connections_do_not_lock_the_box(tmp_path: Path) -> None:
         silent = [socket.create_connection(address) for _ in range(50)]
         headers = {"X-API-Key": service.key}
         for _ in range(3):
-            assert httpx.get(f"{service.base_url}/health").status_code == 200
-            assert httpx.get(f"{service.base_url}/v1/models", headers=headers).status_code == 200
+            assert httpx.get(f"{service.base_url}/health", timeout=60).status_code == 200
+            assert httpx.get(f"{service.base_url}/v1/models", headers=headers, timeout=60).status_code == 200
         for one in silent:
             one.close()

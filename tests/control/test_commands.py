@@ -30,7 +30,7 @@ def appliance(data_dir: Path, *arguments: str, **settings: str) -> subprocess.Co
 
 
 def status_with(service: Service, key: str) -> int:
-    return httpx.get(f"{service.base_url}/v1/models", headers={"X-API-Key": key}).status_code
+    return httpx.get(f"{service.base_url}/v1/models", headers={"X-API-Key": key}, timeout=60).status_code
 
 
 def test_a_key_made_while_the_service_runs_works_at_once_and_dies_at_once(service: Service) -> None:
@@ -66,7 +66,7 @@ def test_before_the_first_boot_there_is_nobody_to_make_a_key_for(tmp_path: Path)
 )
 def test_a_broken_line_on_the_socket_gets_an_error_and_hurts_nobody(service: Service, line: bytes) -> None:
     connection = socket.socket(socket.AF_UNIX)
-    connection.settimeout(10)
+    connection.settimeout(60)
     with connection, socket_address(service.data_dir / "control.sock") as address:
         connection.connect(address)
         try:
@@ -80,7 +80,7 @@ def test_a_broken_line_on_the_socket_gets_an_error_and_hurts_nobody(service: Ser
             assert len(line) > 1 << 20
         else:
             assert b"error" in answer
-    assert httpx.get(f"{service.base_url}/health").status_code == 200
+    assert httpx.get(f"{service.base_url}/health", timeout=60).status_code == 200
 
 
 def test_the_data_are_the_owners_only(service: Service) -> None:

@@ -18,7 +18,7 @@ from tests.service_manager.running import managed_service, port_socket
 def test_it_is_ready_alive_and_ends_as_it_says(tmp_path: Path) -> None:
     with port_socket() as listener, managed_service(tmp_path, listener, watchdog_seconds=1.5) as running:
         running.wait_until_ready()
-        assert httpx.get(f"http://127.0.0.1:{running.port}/health").status_code == 200
+        assert httpx.get(f"http://127.0.0.1:{running.port}/health", timeout=60).status_code == 200
         running.manager.wait_for(lambda message: message.get("WATCHDOG") == "1")
         assert any(message.get("STATUS") == "opening the store" for message in running.manager.messages)
         assert running.stop() == 0
