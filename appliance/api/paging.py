@@ -116,7 +116,8 @@ def _choice(
         raise wrong_field(
             name,
             f"Input should be {words}",
-            "enum",
+            # The routers' orders are published as types of their own, the others as bare alternatives.
+            "enum" if name in SORT_NAMES else "literal_error",
             place="query",
             input=shown_input(value),
             ctx={"expected": words},

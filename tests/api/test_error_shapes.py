@@ -116,7 +116,7 @@ def cases() -> list[Case]:
         Case(
             "unknown model in a body",
             OGL,
-            ("POST", "/chat/completions", {"headers": LIVE, "json": {"model": "nope"}}),
+            ("POST", "/chat/completions", {"headers": LIVE, "json": {"model": "nope", "messages": []}}),
             404,
             only("Model not found."),
         ),
