@@ -12,6 +12,15 @@ class AccountError(ApplianceError):
     type = "invalid_request_error"
 
 
+class TakenEmailError(AccountError):
+    """Another user has this e-mail."""
+
+    status = 409
+
+    def __init__(self) -> None:
+        super().__init__("User already exists.")
+
+
 class AuthenticationError(AccountError):
     """No usable key came with the request."""
 

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import sqlite_utils
 
-from appliance.accounts.errors import AccountError, PermissionDeniedError
+from appliance.accounts.errors import AccountError, PermissionDeniedError, TakenEmailError
 from appliance.accounts.keys import end_sessions
 from appliance.accounts.login import Logins, WrongPasswordError
 from appliance.accounts.passwords import hash_password
@@ -33,7 +33,7 @@ async def change_own_account(
 
     Another password or e-mail needs the present password, when there is one. Raises PermissionDeniedError (403)
     for the reserved e-mail, WrongPasswordError (401), TooManyAttemptsError (429), AccountError: 404 for a user
-    that is gone, 409 for a taken e-mail; OverloadedError (503).
+    that is gone; TakenEmailError (409); OverloadedError (503).
     """
     if change.email == RESERVED_EMAIL:
         raise PermissionDeniedError("Reserved email.")
@@ -51,7 +51,7 @@ async def change_own_account(
             raise WrongPasswordError
         taken = "SELECT 1 FROM users WHERE email = ? AND id <> ?"
         if change.email is not None and db.execute(taken, [change.email, user_id]).fetchone():
-            raise AccountError("User already exists.", status=409)
+            raise TakenEmailError
         db.execute(
             "UPDATE users SET email = ifnull(:email, email), name = ifnull(:name, name), "
             "password_hash = ifnull(:password_hash, password_hash), updated_at = :now WHERE id = :id",
@@ -73,7 +73,16 @@ async def change_own_account(
             details["password_changed"] = True
         audit.append(db, actor, "user.update", str(user_id), details)
 
-    await database.write(update)
+    if change.email in (None, email):
+        await database.write(update)
+        return
+    # Who else has an account is not to be tried out: a taken e-mail counts like a wrong password.
+    async with logins.throttle.turn(f"the e-mails that {user_id} asks for", actor.source) as attempt:
+        try:
+            await database.write(update)
+        except TakenEmailError:
+            await database.write(attempt.failed)
+            raise
 
 
 def _email_and_hash(db: sqlite_utils.Database, user_id: int) -> tuple[str, str | None]:

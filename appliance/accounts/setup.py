@@ -14,7 +14,7 @@ import msgspec
 import sqlite_utils
 
 from appliance.accounts.bootstrap import administrator_role_of
-from appliance.accounts.errors import AccountError, PermissionDeniedError
+from appliance.accounts.errors import AccountError, PermissionDeniedError, TakenEmailError
 from appliance.accounts.keys import Keyring, new_key
 from appliance.accounts.passwords import hash_password
 from appliance.accounts.throttle import Throttle, TooManyAttemptsError
@@ -143,7 +143,7 @@ class SetupCodes:
             if _has_usable_administrator(db):
                 raise SetupDoneError
             if db.execute("SELECT 1 FROM users WHERE email = ?", [email]).fetchone():
-                raise AccountError("User already exists.", status=409)
+                raise TakenEmailError
             now = now_ms()
             cursor = db.execute(
                 "INSERT INTO users (email, name, password_hash, role_id, created_at, updated_at) "

@@ -8,7 +8,12 @@ import msgspec
 import sqlite_utils
 
 from appliance.accounts.administrators import kept_administrator
-from appliance.accounts.errors import AccountError, AuthenticationError, PermissionDeniedError
+from appliance.accounts.errors import (
+    AccountError,
+    AuthenticationError,
+    PermissionDeniedError,
+    TakenEmailError,
+)
 from appliance.accounts.keys import end_sessions
 from appliance.accounts.passwords import hash_password, verify_password
 from appliance.accounts.user_removal import forget_counters, forget_records, remove_owned
@@ -277,7 +282,7 @@ def _require_free(db: sqlite_utils.Database, email: str, other_than: int = 0) ->
     if email == RESERVED_EMAIL:
         raise PermissionDeniedError("Reserved email.")
     if db.execute("SELECT 1 FROM users WHERE email = ? AND id <> ?", [email, other_than]).fetchone():
-        raise AccountError("User already exists.", status=409)
+        raise TakenEmailError
 
 
 def _password_hash(db: sqlite_utils.Database, user_id: int) -> str | None:

@@ -204,3 +204,13 @@ def test_wrong_fields_are_listed(person: Person, body: Any) -> None:
 
     assert answer.status_code == 422
     assert isinstance(answer.json()["detail"], list)
+
+
+def test_who_else_has_an_account_cannot_be_tried_out(bare_service: Service, person: Person) -> None:
+    others = [make_person(bare_service).email for _ in range(6)]
+
+    answers = [change(person, email=email, current_password=PASSWORD) for email in others]
+
+    assert [answer.status_code for answer in answers] == [409] * 5 + [429]
+    assert int(answers[-1].headers["retry-after"]) >= 1
+    assert change(person, name="Grace").status_code == 204  # what asks for no e-mail goes on
