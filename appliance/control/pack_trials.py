@@ -134,7 +134,7 @@ class PackTrials:
             await asyncio.sleep(LOOK_EVERY_SECONDS)
 
     async def outcome(self, name: str, version: str) -> Left | None:
-        """Wait until it is decided whether a version that came in stays; return why it does not serve, or None."""
+        """Wait until a version that came in serves, or the one before does again; return why it does not, or None."""
         if await asyncio.to_thread(trial_numbers.is_first, self._packs, name):
             # So that an earlier failure of the same version is not taken for this one's.
             await self._refresh()
@@ -144,7 +144,13 @@ class PackTrials:
                 return Left(reason=_reason(failed.error), former_returned=False)
             await asyncio.sleep(LOOK_EVERY_SECONDS)
         reason = self.failures.get((name, version))
-        return None if reason is None else Left(reason=reason, former_returned=True)
+        if reason is None:
+            return None
+        # It is back on the disk; to serve again it has to be taken in and to load.
+        await self._refresh()
+        while (model := self._model(name)) is not None and model.state == "loading":  # noqa: ASYNC110 - a thread loads it
+            await asyncio.sleep(LOOK_EVERY_SECONDS)
+        return Left(reason=reason, former_returned=True)
 
     def _model(self, name: str) -> ServedModel | None:
         return {model.manifest.name: model for model in self._catalog.models()}.get(name)

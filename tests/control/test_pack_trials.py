@@ -98,6 +98,31 @@ async def test_a_version_that_does_not_load_gives_way_to_the_former_one(packs: P
     assert served.model.state == "ready"
 
 
+async def test_the_former_version_is_said_to_serve_again_once_it_does(
+    packs: PackStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pack_trials, "LOOK_EVERY_SECONDS", 0.01)
+    served = Served(packs, loads=False)
+
+    async def refresh() -> None:
+        if served.model.state == "failed":
+            await served.refresh()
+            served.model.state = "loading"
+
+    trials = PackTrials(packs, trust_of(packs), served, refresh)  # type: ignore[arg-type]
+    watching = asyncio.create_task(trials.watch())
+    outcome = asyncio.create_task(trials.outcome("sample", "2"))
+    async with asyncio.timeout(30):
+        while served.model.state != "loading":  # noqa: ASYNC110 - the catalog tells no one
+            await asyncio.sleep(0.01)
+        assert await asyncio.wait({outcome}, timeout=0.2) == (set(), {outcome})
+        served.model.state = "ready"
+        left = await outcome
+    assert left is not None
+    assert left.former_returned
+    watching.cancel()
+
+
 async def test_nothing_is_decided_while_it_loads(packs: PackStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pack_trials, "LOOK_EVERY_SECONDS", 0.01)
     served = Served(packs, loads=True)
