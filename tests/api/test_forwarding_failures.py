@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -138,6 +139,43 @@ def test_a_stream_that_does_not_begin_is_another_providers_to_answer(box: Servic
         both = routed(box, bad, good, timeout=5)
         for _ in range(3):
             events_of(ask(box, both, stream=True))
+
+
+@pytest.mark.parametrize("kind", ["text-generation", "automatic-speech-recognition"])
+def test_a_server_whose_stream_begins_with_nonsense_is_left_before_the_next_one_answers(
+    box: Service, kind: str
+) -> None:
+    left, asked = threading.Event(), threading.Event()
+
+    def bad(exchange: Exchange) -> None:
+        exchange.begin_stream()
+        exchange.event("nonsense")
+        asked.set()
+        if exchange.client_left(5):
+            left.set()
+
+    def good(exchange: Exchange) -> None:
+        if asked.is_set():
+            left.wait(3)
+        if kind == "text-generation":
+            streaming()(exchange)
+            return
+        exchange.begin_stream()
+        exchange.event({"type": "transcript.text.done", "text": "hello"})
+        exchange.end_stream()
+
+    def answer(model: str) -> httpx.Response:
+        if kind == "text-generation":
+            return ask(box, model, stream=True)
+        with box.http as http:
+            form = {"model": model, "stream": "true"}
+            return http.post("/v1/audio/transcriptions", data=form, files={"file": ("a.wav", b"RIFF")})
+
+    with fake_upstream(bad) as first, fake_upstream(good) as second:
+        model = routed(box, first, second, kind=kind, type="openai")
+        while not asked.is_set():
+            left_meanwhile = answer(model).status_code == 200 and left.is_set()
+    assert left_meanwhile
 
 
 def test_nobody_there_is_said_in_the_contracts_words(box: Service, alone: tuple[FakeUpstream, str]) -> None:

@@ -18,6 +18,7 @@ from appliance.api.openai.forwarding.target import client_of, headers_for, upstr
 from appliance.api.openai.speech.audio_form import TranscriptionForm
 from appliance.api.openai.speech.audio_gateway import gateway_transcription
 from appliance.api.openai.usage import Meter
+from appliance.errors import ApplianceError
 from appliance.gateway.call import ModelCall
 from appliance.gateway.errors import UpstreamError
 from appliance.gateway.routing.records import Provider
@@ -212,8 +213,12 @@ async def _stream(
         request, open_stream(client_of(request), upstream, _path(upstream, form), content, headers)
     )
     at_end(request, stream.abandon)
-    first = await stream.next()
-    event = None if first is None else _event(upstream, first)
+    try:
+        first = await stream.next()
+        event = None if first is None else _event(upstream, first)
+    except ApplianceError:
+        stream.abandon()  # it is not to work on while another server answers
+        raise
     return event_stream(
         _events(upstream, stream, event, meter), dialect_of(request), done=False, on_failure=call.broken
     )

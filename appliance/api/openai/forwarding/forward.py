@@ -29,6 +29,7 @@ from appliance.api.openai.forwarding.counts import flat_texts, message_texts, to
 from appliance.api.openai.forwarding.target import client_of, headers_for, upstream_of
 from appliance.api.openai.generation.fields import StreamOptions
 from appliance.api.openai.usage import Meter
+from appliance.errors import ApplianceError
 from appliance.gateway.call import ModelCall
 from appliance.gateway.routing.records import Provider
 from appliance.gateway.upstream.client import Upstream, fetch_fields
@@ -116,7 +117,11 @@ async def _generation(
         with_usage=options.usage or dialect.gateway_streams,
         running_usage=options.running_usage,
     )
-    await relay.start()
+    try:
+        await relay.start()
+    except ApplianceError:
+        stream.abandon()  # it is not to work on while another server answers
+        raise
     return event_stream(relay.events(), dialect, on_failure=call.broken)
 
 
