@@ -6,7 +6,7 @@ touching anything that calls it.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Literal, Protocol
 
 import msgspec
@@ -158,7 +158,11 @@ class Generation(Protocol):
     completion_tokens: int
 
     def __aiter__(self) -> AsyncIterator[Delta]:
-        """Yield deltas until the one with ``finish_reason``. Raises EngineError when the engine fails."""
+        """Return itself."""
+        ...
+
+    async def __anext__(self) -> Delta:
+        """Return the next delta, the last one with a ``finish_reason``. Raises EngineError when the engine fails."""
         ...
 
     def cancel(self) -> None:
@@ -183,7 +187,22 @@ class BeamSearch(Protocol):
 class Scheduler(Protocol):
     """Runs generation requests on one model."""
 
-    def submit(self, requests: list[GenerationRequest]) -> list[Generation]:
+    @property
+    def alive(self) -> bool:
+        """Whether the thread that does the work is there."""
+        ...
+
+    @property
+    def queue_depth(self) -> int:
+        """Requests that wait for their turn."""
+        ...
+
+    @property
+    def running_rows(self) -> int:
+        """Sequences that are being worked on."""
+        ...
+
+    def submit(self, requests: list[GenerationRequest]) -> Sequence[Generation]:
         """Queue ``requests``, which count as one; call it on an event loop.
 
         Raises OverloadedError when the queue is full, InputRefusedError when one can never run.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -14,8 +14,14 @@ import msgspec
 from appliance.engines.cores import Cores
 from appliance.engines.errors import EngineError, InputRefusedError
 from appliance.engines.generation.constraints.compiler import ConstraintCompiler, ConstraintSpec
-from appliance.engines.generation.contract import Beams, Constraint, GenerationRequest
-from appliance.engines.generation.scheduling.delivery import BeamAnswers, TokenStream
+from appliance.engines.generation.contract import (
+    Beams,
+    BeamSearch,
+    Constraint,
+    Generation,
+    GenerationRequest,
+    Scheduler,
+)
 from appliance.engines.generation.scheduling.kv_cache import KvCache, bytes_per_token
 from appliance.engines.generation.scheduling.model import DECODE_ROWS, DecoderModel
 from appliance.engines.generation.scheduling.rows import RowTable
@@ -110,7 +116,7 @@ class GenerationEngine:
             cached_tokens=options.prefix_cache_bytes // token_bytes,
         )
         self._token_bytes = token_bytes
-        self._scheduler = BatchScheduler(
+        self._scheduler: Scheduler = BatchScheduler(
             DecoderModel(
                 pack_dir / tuning.graph,
                 decoder,
@@ -193,19 +199,19 @@ class GenerationEngine:
         """Return the id of the token that ``text`` as a whole is in the vocabulary's added tokens."""
         return self.tokenizer.added_token_id(text)
 
-    def submit(self, request: GenerationRequest) -> TokenStream:
-        """Queue ``request`` and return its stream (a ``Generation``). Raises as ``submit_all`` does."""
+    def submit(self, request: GenerationRequest) -> Generation:
+        """Queue ``request`` and return its stream. Raises as ``submit_all`` does."""
         return self.submit_all([request])[0]
 
-    def submit_all(self, requests: list[GenerationRequest]) -> list[TokenStream]:
+    def submit_all(self, requests: list[GenerationRequest]) -> Sequence[Generation]:
         """Queue requests that belong together and return their streams.
 
         Raises InputRefusedError when one can never run, OverloadedError when the queue is full.
         """
         return self._scheduler.submit(requests)
 
-    def search(self, request: GenerationRequest, beams: Beams) -> BeamAnswers:
-        """Queue a beam search (a ``BeamSearch``). Raises as ``submit_all`` does."""
+    def search(self, request: GenerationRequest, beams: Beams) -> BeamSearch:
+        """Queue a beam search. Raises as ``submit_all`` does."""
         return self._scheduler.search(request, beams)
 
     @property

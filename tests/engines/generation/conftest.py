@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 from appliance.engines.cores import Cores
 from appliance.engines.generation.answers import joined
 from appliance.engines.generation.constraints.compiler import ConstraintCompiler
-from appliance.engines.generation.contract import Answer, GenerationRequest, Sampling
+from appliance.engines.generation.contract import Answer, Generation, GenerationRequest, Sampling
 from appliance.engines.generation.engine import GenerationEngine, GenerationOptions
-from appliance.engines.generation.scheduling.delivery import TokenStream
 from appliance.engines.generation.scheduling.kv_cache import bytes_per_token
 from appliance.packs.manifest import Decoder, Manifest, read_manifest
 from tests.packs_fixture import built_pack
@@ -155,7 +154,7 @@ def request(prompt: list[int], max_tokens: int, **fields: Any) -> GenerationRequ
     return GenerationRequest(prompt=prompt, max_tokens=max_tokens, **fields)
 
 
-def ask(engine: GenerationEngine, prompt: list[int], max_tokens: int, **fields: Any) -> TokenStream:
+def ask(engine: GenerationEngine, prompt: list[int], max_tokens: int, **fields: Any) -> Generation:
     """Submit a request, greedy unless told otherwise."""
     return engine.submit(request(prompt, max_tokens, **fields))
 
@@ -165,7 +164,7 @@ async def text_ids(engine: GenerationEngine, text: str) -> list[int]:
     return await engine.encode(text, add_special_tokens=False)
 
 
-async def answer(stream: TokenStream) -> Answer:
+async def answer(stream: Generation) -> Answer:
     """Read a stream to its end, and look at how its deltas are cut."""
     deltas = [delta async for delta in stream]
     assert [delta.finish_reason for delta in deltas[:-1]] == [None] * (len(deltas) - 1)

@@ -236,9 +236,16 @@ class _NothingProduced:
 
     def __init__(self, prompt_tokens: int) -> None:
         self.prompt_tokens = prompt_tokens
+        self._ended = False
 
-    async def __aiter__(self) -> AsyncIterator[Delta]:
-        yield Delta(text="", token_ids=[], finish_reason="length")
+    def __aiter__(self) -> AsyncIterator[Delta]:
+        return self
+
+    async def __anext__(self) -> Delta:
+        if self._ended:
+            raise StopAsyncIteration
+        self._ended = True
+        return Delta(text="", token_ids=[], finish_reason="length")
 
     def cancel(self) -> None:
         """Nothing runs."""
