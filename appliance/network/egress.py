@@ -39,8 +39,8 @@ METADATA: frozenset[Address] = frozenset(
         ("fd00:ec2::254", "fd20:ce::254", "100.100.100.200", "168.63.129.16", "192.0.0.192"),
     )
 )
-# IPv6 addresses that a gateway turns into the IPv4 address in their last 32 bits: NAT64, and the oldest form.
-CARRIERS = tuple(map(ipaddress.IPv6Network, ("64:ff9b::/96", "64:ff9b:1::/48", "::/96")))
+# IPv6 addresses that a gateway turns into the IPv4 address in their last 32 bits: NAT64, SIIT, and the oldest form.
+CARRIERS = tuple(map(ipaddress.IPv6Network, ("64:ff9b::/96", "64:ff9b:1::/48", "::ffff:0:0:0/96", "::/96")))
 
 
 class EgressError(ApplianceError):
@@ -118,7 +118,7 @@ def _looked_up(host: str, port: int) -> list[tuple[Any, ...]]:
 
 
 def _carried(address: Address) -> list[ipaddress.IPv4Address]:
-    """Return the IPv4 addresses that packets to an IPv6 address may end at: 6to4, Teredo and NAT64 forms."""
+    """Return the IPv4 addresses that packets to an IPv6 address may end at: 6to4, Teredo, NAT64 and SIIT forms."""
     if isinstance(address, ipaddress.IPv4Address):
         return []
     found = [] if address.sixtofour is None else [address.sixtofour]

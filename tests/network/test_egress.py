@@ -90,11 +90,14 @@ def never() -> bool:
         # A zone names an interface: the address is the same.
         (["fc00::/7"], "fd00:ec2::254%eth0", False),
         (["fc00::/7"], "fd00::1%eth0", True),
-        # NAT64, 6to4, Teredo and the oldest form carry an IPv4 address, which must be allowed too.
+        # NAT64, SIIT, 6to4, Teredo and the oldest form carry an IPv4 address, which must be allowed too.
         (["0.0.0.0/0", "::/0"], "64:ff9b::a9fe:a9fe", False),
         (["0.0.0.0/0", "::/0"], "64:ff9b::7f00:1", False),
         (["::/0"], "64:ff9b::8.8.8.8", False),
         (["0.0.0.0/0", "::/0"], "64:ff9b::8.8.8.8", True),
+        (["0.0.0.0/0", "::/0"], "::ffff:0:169.254.169.254", False),
+        (["0.0.0.0/0", "::/0"], "::ffff:0:127.0.0.1", False),
+        (["0.0.0.0/0", "::/0"], "::ffff:0:8.8.8.8", True),
         (["0.0.0.0/0", "::/0"], "2002:a9fe:a9fe::1", False),
         (["0.0.0.0/0", "::/0"], "2002:808:808::1", True),
         (["0.0.0.0/0", "::/0"], "::169.254.169.254", False),
