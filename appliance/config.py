@@ -96,7 +96,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     # 0 = all cores this process may use.
     threads: CountOrAuto = 0
-    # 0 = 1 when the box has at most two cores (the language model needs the rest), else half of them.
+    # 0 = half of the cores, at least 1: the language model needs the rest.
     speech_threads: CountOrAuto = 0
 
     kv_cache_bytes: Count = 2 << 30
