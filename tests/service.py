@@ -25,6 +25,7 @@ KEY = "test-bootstrap-key-0123456789"
 READY_SECONDS = 120
 # For clients of plain HTTP: to load the authorities for each of them takes longer than a request.
 PLAIN = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+_held: list[socket.socket] = []
 
 CHAT = "smollm2-135m-instruct"
 EMBEDDING = "bge-small-en-v1.5"
@@ -87,11 +88,13 @@ def clean_environment(**settings: str) -> dict[str, str]:
 
 
 def free_port() -> int:
-    """Return a port that was free a moment ago."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
+    """Return a port that nobody is given any more: it stays bound here, and servers with SO_REUSEADDR share it."""
+    holder = socket.socket()
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    holder.bind(("127.0.0.1", 0))
+    _held.append(holder)
+    port: int = holder.getsockname()[1]
+    return port
 
 
 def link_default_packs(data_dir: Path, *names: str) -> None:
