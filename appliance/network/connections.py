@@ -15,26 +15,31 @@ from aiohttp import StreamReader
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.http import HttpProcessingError, RawResponseMessage
 
+# A server that works for long may say so every second or so, before its answer.
+MOST_INTERIM_HEADS = 1000
+
 
 class _Connection(ResponseHandler):
     """One connection, over which requests go one after the other."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
-        # Whether the last request has its answer's head; those before it (100 to 199) are none.
+        # Whether the last request has its answer's head, and how many came that are none (100 to 199).
         self._answered = False
+        self._interim_heads = 0
 
     def set_response_params(self, **options: Any) -> None:
         """Take note that a request is about to be sent."""
-        self._answered = False
+        self._answered, self._interim_heads = False, 0
         super().set_response_params(**options)
 
     def feed_data(self, data: tuple[RawResponseMessage, StreamReader], size: int = 0) -> None:
         """Take a head that the parser has read."""
-        if self._answered:
+        if self._answered or self._interim_heads == MOST_INTERIM_HEADS:
             self._end()
             return
         self._answered = data[0].code >= HTTPStatus.OK
+        self._interim_heads += not self._answered
         super().feed_data(data, size)
 
     def data_received(self, data: bytes) -> None:

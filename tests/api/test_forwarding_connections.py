@@ -182,3 +182,24 @@ def test_an_answer_that_nobody_asked_for_goes_to_nobody(box: Service, upstream: 
         texts.append(ask(box, model).json()["choices"][0]["message"]["content"])
         sent.get(timeout=20)
     assert texts == ["answer 1", "answer 2", "answer 3"]
+
+
+@pytest.mark.parametrize(("heads", "status"), [(3, 200), (5000, 503)])
+def test_a_server_that_announces_an_answer_without_end_is_hung_up_on(
+    box: Service, upstream: FakeUpstream, heads: int, status: int
+) -> None:
+    """Some servers do so now and then while they work; each such head is read, so a flood would keep the box busy."""
+    model = routed(box, upstream)
+    ended: queue.Queue[None] = queue.Queue()
+
+    def script(exchange: Exchange) -> None:
+        try:
+            for _ in range(heads):
+                exchange.handler.wfile.write(b"HTTP/1.1 102 Processing\r\n\r\n")
+            streaming()(exchange)
+        finally:
+            ended.put(None)
+
+    upstream.script = script
+    assert ask(box, model).status_code == status
+    ended.get(timeout=20)
