@@ -5,13 +5,10 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import shutil
-import signal
 import sys
 from pathlib import Path
-from typing import Any
 
 from appliance.backup import swap as swapping
 from appliance.backup.archive import check_archive
@@ -21,49 +18,20 @@ from appliance.config import Settings
 from appliance.control.stores import exclusive_lock
 from appliance.disk import exchange
 from tests.backup.sample import add_line, backup, box, lines
+from tests.killing import announce_fsync, die_before
 
-STEPS = {
-    "open",
-    "os.mkdir",
-    "os.rename",
-    "os.remove",
-    "os.rmdir",
-    "os.link",
-    "os.chmod",
-    "os.chown",
-    "os.listdir",
-    "os.scandir",
-    "fsync",
-    "exchange",
-}
 MOST_STEPS = 2000
-
-
-def die_before(step: int) -> None:
-    """Kill this process right before it takes the given step (counted from 0)."""
-    taken = itertools.count()
-
-    def hook(event: str, _arguments: object) -> None:
-        if event in STEPS and next(taken) == step:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    sys.addaudithook(hook)
 
 
 def announce_silent_steps() -> None:
     """Make audit events of the steps that have none."""
-    fsync = os.fsync
-
-    def audited_fsync(fd: Any) -> None:
-        sys.audit("fsync")
-        fsync(fd)
+    announce_fsync()
 
     def audited_exchange(one: Path, other: Path) -> None:
         sys.audit("exchange")
         exchange(one, other)
         sys.audit("exchange")
 
-    os.fsync = audited_fsync
     setattr(swapping, "exchange", audited_exchange)  # noqa: B010 - not its own name
 
 

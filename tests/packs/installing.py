@@ -11,46 +11,19 @@ from __future__ import annotations
 import errno
 import itertools
 import os
-import signal
 import sys
 from pathlib import Path
-from typing import Any
 
 from appliance import disk
 from appliance.packs.store import PackStore
+from tests.killing import announce_fsync, die_before
 from tests.packs.sample import leftovers, snapshot
-
-STEPS = {
-    "open",
-    "os.mkdir",
-    "os.rename",
-    "os.remove",
-    "os.rmdir",
-    "os.listdir",
-    "os.scandir",
-    "fsync",
-    "exchange",
-}
-
-
-def die_before(step: int) -> None:
-    """Kill this process right before it takes the given step (counted from 0)."""
-    taken = itertools.count()
-
-    def hook(event: str, _arguments: object) -> None:
-        if event in STEPS and next(taken) == step:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    sys.addaudithook(hook)
 
 
 def announce_silent_steps(*, swappable: bool) -> None:
     """Make audit events of the steps that have none."""
-    fsync, exchange = os.fsync, disk.exchange
-
-    def audited_fsync(fd: Any) -> None:
-        sys.audit("fsync")
-        fsync(fd)
+    announce_fsync()
+    exchange = disk.exchange
 
     def audited_exchange(one: Path, other: Path) -> None:
         if not swappable:
@@ -58,7 +31,6 @@ def announce_silent_steps(*, swappable: bool) -> None:
         sys.audit("exchange")
         exchange(one, other)
 
-    os.fsync = audited_fsync
     disk.exchange = audited_exchange
 
 

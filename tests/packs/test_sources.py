@@ -20,7 +20,7 @@ from appliance.config import Settings
 from appliance.signing.keys import SecretKey
 from appliance.signing.signatures import sign_file
 from appliance.storage.spool import Spool
-from tests.backup.crashing import die_before
+from tests.killing import die_before
 from tests.packs.sample import contents, write_pack
 from tests.packs.test_signatures import first_start
 from tests.signing.samples import Box, trust_list
