@@ -161,14 +161,13 @@ def signed_trial(packs: PackStore, tmp_path: Path) -> tuple[TrustStore, str, Man
     packs.put_back_previous("sample")
     accepting = TrustStore(packs.path.with_name("trust.json"), (tmp_path / "keys",))
     accepting.accept(signed)
-    tried = packs.install(
-        write_pack(tmp_path / "tried", contents(2), version='"2"'),
-        accept=lambda manifest: (
-            trial_numbers.accept(packs, accepting, manifest, msgspec.structs.replace(signed, sequence=2))
-            is None
-        ),
-        keep_previous=True,
-    )
+
+    def accept(manifest: Manifest) -> bool:
+        trial_numbers.accept(packs, accepting, manifest, msgspec.structs.replace(signed, sequence=2))
+        return True
+
+    source = write_pack(tmp_path / "tried", contents(2), version='"2"')
+    tried = packs.install(source, accept=accept, keep_previous=True)
     return accepting, key.public.id, tried
 
 
