@@ -16,9 +16,11 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from appliance.disk import read_beginning
 from appliance.errors import ApplianceError
 from appliance.frozen import is_frozen
 
+LARGEST_FILE = 1 << 20
 DEFAULT_CONFIG_FILE = Path("/etc/appliance/appliance.toml")
 ENVIRONMENT_PREFIX = "APPLIANCE_"
 # Where systemd puts LoadCredential=appliance.secret: in the folder CREDENTIALS_DIRECTORY.
@@ -273,7 +275,10 @@ def _path(kind: type, value: Any) -> Any:
 
 def _from_file(path: Path) -> dict[str, Any]:
     try:
-        values = tomllib.loads(path.read_text("utf-8"))
+        data = read_beginning(path, LARGEST_FILE + 1)
+        if len(data) > LARGEST_FILE:
+            raise ConfigError(f"the configuration {path} is larger than {LARGEST_FILE} bytes")
+        values = tomllib.loads(data.decode())
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"cannot read the configuration {path}: {error}") from error
     for name in values:

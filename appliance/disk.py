@@ -8,6 +8,7 @@ import logging
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,12 +32,37 @@ def sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
+def read_beginning(path: Path, most: int) -> bytes:
+    """Return the first ``most`` bytes of what an operator named: a file, also a device or a pipe.
+
+    Raises OSError, also for a pipe that nobody writes to: to open it as a file would wait for good.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    os.set_blocking(descriptor, True)
+    with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor
+        data = file.read(most)
+    if most and not data and path.is_fifo():
+        raise OSError(errno.EPIPE, "nobody writes to this pipe", str(path))
+    return data
+
+
+def refuse_special(path: Path) -> None:
+    """Raise OSError where a file that replaces ``path`` would remove a device, a pipe or a socket."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return  # there is none, or the writing itself says what is wrong
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise OSError(errno.EINVAL, "it is there already, and is no regular file", str(path))
+
+
 def write_whole(path: Path, data: bytes, mode: int, *, replace: bool = True) -> None:
     """Write a file so that after a crash at any instant it is there whole, as before, or not at all.
 
     When root writes into another user's folder, the file becomes that user's. Raises OSError;
     FileExistsError when ``replace`` is false and there is one.
     """
+    refuse_special(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.new")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(temporary, flags, 0o600)
@@ -86,6 +112,7 @@ def taking_the_place_of(target: Path) -> Iterator[BinaryIO]:
 
     Raises OSError.
     """
+    refuse_special(target)
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
     try:
         with temporary.open("xb") as file:

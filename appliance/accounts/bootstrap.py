@@ -10,6 +10,7 @@ from appliance.accounts.errors import AccountError
 from appliance.accounts.keys import Keyring, new_key
 from appliance.audit.log import SERVICE, AuditLog
 from appliance.clock import now_ms
+from appliance.disk import read_beginning
 from appliance.storage.database import Database
 from appliance.storage.migrations import administrator_role
 
@@ -74,8 +75,7 @@ def administrator_role_of(db: sqlite_utils.Database) -> int:
 def read_key_file(path: Path) -> str:
     """Return the key in a bootstrap file: its content, trimmed. Raises AccountError when it is unusable."""
     try:
-        with path.open("rb") as file:
-            content = file.read(LONGEST_KEY + 1024)
+        content = read_beginning(path, LONGEST_KEY + 1024)
     except OSError as error:
         raise AccountError(f"cannot read the bootstrap key file {path}: {error.strerror}") from error
     try:

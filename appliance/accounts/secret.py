@@ -8,16 +8,17 @@ import secrets
 from pathlib import Path
 
 from appliance.accounts.errors import AccountError
-from appliance.disk import write_whole
+from appliance.disk import read_beginning, write_whole
 
 SECRET_BYTES = 32
+# Of a file of another length, so much is read.
+LONGEST_FILE = 1024
 
 
 def has_secret(path: Path) -> bool:
     """Return whether the secret is there. Raises AccountError when this user may not read it."""
     try:
-        with path.open("rb"):
-            return True
+        return read_beginning(path, 0) == b""
     except PermissionError:
         raise AccountError(
             f"{path} cannot be read by the user that the data belong to, as whom this runs: give it the file"
@@ -29,12 +30,14 @@ def has_secret(path: Path) -> bool:
 def load_secret(path: Path) -> bytes:
     """Read the secret, or make it at first boot (mode 0600, on disk before it is used).
 
-    Raises AccountError when the file has another length: a truncated secret would lock out every key.
+    Raises AccountError when it cannot be read, or has another length: a truncated secret would lock out every key.
     """
     try:
-        secret = path.read_bytes()
+        secret = read_beginning(path, LONGEST_FILE)
     except FileNotFoundError:
         return _create(path)
+    except OSError as error:
+        raise AccountError(f"cannot read the secret {path}: {error.strerror}") from error
     if len(secret) != SECRET_BYTES:
         raise AccountError(
             f"{path} has {len(secret)} bytes instead of {SECRET_BYTES}: restore it from a backup"

@@ -15,7 +15,7 @@ from appliance.backup.errors import BackupError
 from appliance.backup.keys import Identity
 from appliance.backup.manifest import STORE, BackupFile, BackupManifest
 from appliance.backup.snapshot import check_store
-from appliance.disk import sync_directory, write_new
+from appliance.disk import read_beginning, sync_directory, write_new
 from appliance.storage.migrations import MIGRATIONS
 from appliance.storage.sqlite import connect, sqlite, wrap
 
@@ -55,8 +55,7 @@ def require_known_schema(manifest: BackupManifest) -> None:
 def read_secret(path: Path) -> bytes | None:
     """Return the secret in a file, None when there is none. Raises BackupError when it is no secret, OSError."""
     try:
-        with path.open("rb") as file:
-            secret = file.read(SECRET_BYTES + 1)
+        secret = read_beginning(path, SECRET_BYTES + 1)
     except FileNotFoundError:
         return None
     if len(secret) != SECRET_BYTES:

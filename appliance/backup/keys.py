@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 
 from appliance.accounts.secret import derive
 from appliance.backup.errors import BackupError
+from appliance.disk import read_beginning
 
 PUBLIC, SECRET = "age", "age-secret-key-"
 KEY_BYTES = 32
@@ -61,8 +62,7 @@ def parse_recipient(text: str) -> Recipient:
 def read_identities(path: Path) -> list[Identity]:
     """Read the secret keys in a file: one a line, lines with # are comments. Raises BackupError."""
     try:
-        with path.open("rb") as file:
-            text = file.read(LARGEST_FILE + 1)
+        text = read_beginning(path, LARGEST_FILE + 1)
     except OSError as error:
         raise BackupError(f"cannot read the key file {path}: {error.strerror}") from error
     try:

@@ -49,7 +49,7 @@ def verify_pack(
     try:
         return verify_file(source, trust, kind="pack", progress=progress)
     except SigningError as error:
-        if error.code != "unsigned":
+        if error.code != "unsigned" or not source.exists():
             raise
         if allow_unsigned:
             return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from appliance.bundles.manifest import BundleManifest
 from appliance.bundles.packs import look
 from appliance.cli import settings_of
 from appliance.cli.output import json_option, print_json, printable, progress_bar
+from appliance.disk import read_beginning
 from appliance.signing.errors import SigningError
 from appliance.signing.keys import (
     PUBLIC_SUFFIX,
@@ -31,6 +33,9 @@ from appliance.signing.signatures import (
 from appliance.signing.trust import trust_store
 from appliance.signing.trust_list import SUFFIX as LIST_SUFFIX
 from appliance.signing.trust_list import RevokedKey, TrustList, write_trust_list
+
+# Bytes of a password file that are looked at.
+LONGEST_PASSWORD = 4096
 
 file_type = click.Path(path_type=Path, exists=True, dir_okay=False)
 key_option = click.option("--key", "key_file", type=file_type, help="The secret key file to sign with.")
@@ -53,6 +58,8 @@ sequence_option = click.option(
 @json_option
 def keygen(name: Path, no_password: bool, password_file: Path | None, as_json: bool) -> None:
     """Make a signing key: NAME.pub to hand out, NAME.key to keep (minisign's formats)."""
+    if not name.name:
+        raise click.BadParameter("it names no file", param_hint="name")
     public, secret = (name.with_name(name.name + suffix) for suffix in (PUBLIC_SUFFIX, SECRET_SUFFIX))
     for path in (public, secret):
         if path.exists():
@@ -139,6 +146,11 @@ def revoke(
     password_file: Path | None,
 ) -> None:
     """Write a signed trust list that revokes keys and brings new ones; boxes take it by 'pack import'."""
+    for key_id in key_ids:
+        if not re.fullmatch("[0-9A-F]{16}", key_id.upper()):
+            raise SigningError(
+                "invalid_key", f"{key_id} is not valid as a key's id: it has 16 of 0-9 and A-F"
+            )
     number = int(time.time()) if sequence is None else sequence
     document = TrustList(
         sequence=number,
@@ -158,7 +170,7 @@ def revoke(
 def _password(file: Path | None, *, confirm: bool = False) -> str:
     if file is not None:
         try:
-            return file.read_text("utf-8").split("\n", 1)[0]
+            return read_beginning(file, LONGEST_PASSWORD).decode().split("\n", 1)[0]
         except (OSError, UnicodeDecodeError) as error:
             raise SigningError("invalid_key", f"cannot read a password from {file}: {error}") from error
     return str(click.prompt("Password of the key", hide_input=True, confirmation_prompt=confirm, err=True))

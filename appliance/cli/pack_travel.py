@@ -19,6 +19,7 @@ from appliance.cli.pack_source import keeping_user, reachable
 from appliance.config import Settings
 from appliance.control.client import run_command
 from appliance.packs.archive import SUFFIX
+from appliance.packs.errors import PackError
 from appliance.packs.store import PackStore
 from appliance.signing.errors import SigningError
 from appliance.signing.signatures import (
@@ -88,6 +89,9 @@ def import_(ctx: click.Context, paths: tuple[Path, ...], as_json: bool) -> None:
     """
     settings = settings_of(ctx)
     files = list(_incoming(paths))
+    if not files:
+        # A stick that is not mounted is an empty folder.
+        raise PackError("there is nothing to import: no *.tar.zst and no *.trust.json")
     lists = [_import_list(settings, path) for path in sorted(files, key=_list_number) if _is_list(path)]
     packs = [path for path in files if not _is_list(path)]
     systems = [path for path in packs if parse_subject(read_signature(path).comment).kind == "system"]
@@ -118,8 +122,6 @@ def import_(ctx: click.Context, paths: tuple[Path, ...], as_json: bool) -> None:
         )
     for path in systems:
         click.echo(f"{path} is a system bundle: appliance upgrade {path}")
-    if not files:
-        click.echo("There is nothing to import: no *.tar.zst and no *.trust.json.")
 
 
 @click.command("diff")

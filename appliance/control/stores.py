@@ -88,7 +88,7 @@ def check_secret(database: Database, settings: Settings) -> None:
             raise AccountError(
                 f"{path} is missing, without which no key is valid: restore it from the backup"
             )
-    elif path != own and own.exists() and own.read_bytes() != path.read_bytes():
+    elif path != own and own.exists() and own.read_bytes() != load_secret(path):
         raise AccountError(
             f"{path} and {own} are two different secrets: keep the one that this store's keys were made with"
         )

@@ -19,6 +19,7 @@ from typing import Any
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
+from appliance.disk import read_beginning
 from appliance.errors import ApplianceError
 from appliance.network.connections import Connector
 
@@ -188,6 +189,9 @@ def egress_client(policy: EgressPolicy, *, max_connections: int = 100) -> aiohtt
     context = ssl.create_default_context()
     if policy.authorities is not None:
         try:
+            read_beginning(
+                policy.authorities, 1
+            )  # refuses a pipe that nobody writes to, which OpenSSL would wait for
             context.load_verify_locations(policy.authorities)
         except OSError as error:  # ssl.SSLError is one
             raise EgressError(f"trusted_authorities: {policy.authorities}: {error}", status=500) from error

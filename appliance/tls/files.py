@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from appliance.disk import write_whole
+from appliance.disk import read_beginning, write_whole
 from appliance.tls.errors import TlsError
 
 LONGEST_FILE = 1 << 20
@@ -25,8 +25,7 @@ def write_private(path: Path, content: bytes) -> None:
 def read(path: Path, what: str) -> bytes:
     """Return a file's content. Raises TlsError, which names ``what`` it is."""
     try:
-        with path.open("rb") as file:
-            content = file.read(LONGEST_FILE + 1)
+        content = read_beginning(path, LONGEST_FILE + 1)
     except OSError as error:
         raise TlsError(f"cannot read {what} {path}: {error.strerror}") from error
     if len(content) > LONGEST_FILE:

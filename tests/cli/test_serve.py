@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import socket
@@ -104,6 +105,24 @@ def test_what_keeps_the_service_from_starting_is_said_without_a_traceback(tmp_pa
     assert str(tmp_path / "nowhere.pem") in result.stderr
     assert "Traceback" not in result.stderr
     assert not (tmp_path / "data" / "appliance.db-wal").exists()
+
+
+@pytest.mark.parametrize("setting", ["BOOTSTRAP_KEY_FILE", "CONFIG", "SECRET_FILE", "TRUSTED_AUTHORITIES"])
+def test_a_pipe_in_place_of_a_file_ends_the_start_in_words(tmp_path: Path, setting: str) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    names = {f"APPLIANCE_{setting}": str(pipe), "APPLIANCE_PORT": str(free_port())}
+    result = subprocess.run(
+        [sys.executable, "-m", "appliance", "--data-dir", str(tmp_path / "data"), "serve"],
+        capture_output=True,
+        text=True,
+        env=clean_environment(**names),
+        timeout=60,
+    )
+    assert result.returncode != 0
+    assert f"{pipe}: " in result.stderr
+    assert "nobody writes to this pipe" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 def test_the_key_is_shown_by_the_first_start_that_serves_not_lost_with_one_that_fails(tmp_path: Path) -> None:

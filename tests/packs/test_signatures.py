@@ -257,6 +257,18 @@ def test_a_trust_list_is_verified_without_being_taken_in(tmp_path: Path, box: Bo
     assert "changed after it was signed" in run("verify", path).output
 
 
+def test_what_cannot_be_is_said_in_a_sentence(tmp_path: Path, box: Box) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    assert "nobody writes to this pipe" in refusal("keygen", tmp_path / "e", "--password-file", pipe)
+    assert "names no file" in run("keygen", "", "--no-password").stderr
+    empty = tmp_path / "stick"
+    empty.mkdir()
+    assert "nothing to import" in refusal("import", empty)
+    missing = tmp_path / "missing.tar.zst"
+    assert run("verify", missing).output.endswith(f"there is no file {missing}\n")
+
+
 def test_diff_says_what_was_added_changed_and_is_gone(tmp_path: Path, box: Box) -> None:
     run("install", write_pack(tmp_path / "a", {**contents(1), "old.bin": b"12345"}))
     write_pack(tmp_path / "b", {**contents(1), "labels.txt": b"new", "new.bin": b"1"})
