@@ -71,8 +71,8 @@ archive: $(if $(wildcard dist/appliance/appliance),$(VENV)/.dev,bundle) ## Sign 
 airgap-test: bundle ## As root: install the archive on a fresh Debian 12 in a container and prove that nothing leaves it
 	@$(BIN)/python -m tests.airgap.box proof
 
-airgap-plug-test: bundle ## As root: pull that box's plug at POINTS (20) instants of an upgrade and of a backup
-	@$(BIN)/python -m tests.airgap.box plug --points $(or $(POINTS),20)
+airgap-plug-test: bundle ## As root: pull that box's plug at POINTS (20) instants each of OF (release pack backup restore)
+	@$(BIN)/python -m tests.airgap.box plug --points $(or $(POINTS),20) $(if $(OF),--of $(OF))
 
 upgrade-test: $(VENV)/.dev ## Let the real program upgrade, break, come back and go back, on a box of its own
 	$(BIN)/python -m pytest -m upgrade tests/releases

@@ -16,7 +16,7 @@ from tests.airgap.box.goods import Goods, make_goods
 from tests.airgap.box.machine import Box
 from tests.airgap.box.needs import missing
 from tests.airgap.box.network import RESOLVER, Networks, networks
-from tests.airgap.box.plug import pull_plugs
+from tests.airgap.box.plug import KINDS, pull_plugs
 from tests.airgap.box.proof import Proof
 from tests.airgap.box.shell import BoxError
 from tests.samples.speech import jfk_wav
@@ -42,6 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.airgap.box")
     parser.add_argument("what", choices=["proof", "plug"])
     parser.add_argument("--points", type=int, default=20, help="how often the plug is pulled, of each")
+    parser.add_argument("--of", nargs="+", choices=KINDS, default=KINDS, help="in which work it is pulled")
     parser.add_argument("--folder", type=Path, default=default_cache(), help="where the box lies meanwhile")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
@@ -57,7 +58,7 @@ def main() -> None:
                 if options.what == "proof":
                     Proof(box, nets, goods, Path(name)).run()
                 else:
-                    pull_plugs(box, nets, goods, Path(name), options.points)
+                    pull_plugs(box, nets, goods, Path(name), options.points, options.of)
         except BoxError as error:
             raise SystemExit(f"FAILED after {time.monotonic() - began:.0f} s: {error}") from None
     print(f"passed in {time.monotonic() - began:.0f} s")

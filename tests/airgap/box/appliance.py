@@ -172,6 +172,14 @@ class Appliance:
         """Return the version of a pack that is installed."""
         return str(json.loads(self.appliance(f"pack show {pack} --json").stdout)["version"])
 
+    def require_pack(self, pack: str, version: str) -> None:
+        """Raise BoxError unless an embedding pack has this version and its model answers."""
+        found = self.pack_version(pack)
+        if found != version:
+            raise BoxError(f"{pack} has the version {found} instead of {version}")
+        self.wait_until_ready()
+        self.call("POST", "/v1/embeddings", {"model": pack, "input": "a ferry"})
+
     def phase(self) -> str:
         """Return how far the last switch of releases has come; "" before the first."""
         try:
@@ -181,7 +189,10 @@ class Appliance:
 
     def organizations(self) -> set[str]:
         """Return the names of all organizations: what the proof marks its steps with."""
-        return {item["name"] for item in self.call("GET", "/v1/admin/organizations?limit=100")["data"]}
+        names: set[str] = set()
+        while page := self.call("GET", f"/v1/admin/organizations?limit=100&offset={len(names)}")["data"]:
+            names |= {item["name"] for item in page}
+        return names
 
     def mark(self, name: str) -> None:
         """Write something that must be there later."""

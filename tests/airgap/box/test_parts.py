@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import socket
 import struct
+from pathlib import Path
 
 import pytest
 
 from build.archive import ROOT
 from tests.airgap.box.appliance import CODE, readme_steps
 from tests.airgap.box.network import OUTSIDE, OUTSIDE6, RESOLVER
-from tests.airgap.box.plug import instants
+from tests.airgap.box.pulling import Work, instants
 from tests.airgap.box.watcher import IPV4, IPV6, begun
 
 ARP = 0x0806
@@ -76,9 +77,18 @@ def test_a_set_up_code_is_found_among_what_the_console_shows() -> None:
     assert CODE.findall("  Set-up code (works for 30 minutes, once): ABCD-2345-WXYZ\n") == ["ABCD-2345-WXYZ"]
 
 
-def test_half_of_the_plugs_are_pulled_before_the_switch_and_half_from_there_to_beyond_its_end() -> None:
-    points = instants(10.0, 30.0, 20)
+def test_as_many_plugs_are_pulled_in_each_stretch_of_the_work_the_last_one_beyond_its_end() -> None:
+    points = instants([10.0], 30.0, 20)
 
-    assert [point.of_switch for point in points] == [False] * 10 + [True] * 10
+    assert [point.stretch for point in points] == [0] * 10 + [1] * 10
     assert 0 < points[0].seconds < points[9].seconds < 10
     assert 0 < points[10].seconds < 20 < points[19].seconds
+    assert [point.stretch for point in instants([1.0, 1.0, 2.0], 3.0, 10)] == [0, 0, 1, 1, 1, 2, 2, 3, 3, 3]
+    assert len(instants([1.0, 2.0, 3.0, 4.0], 5.0, 3)) == 3
+
+
+def test_a_stretch_begins_when_its_file_is_there(tmp_path: Path) -> None:
+    work = Work("true", (("the trial", "data/.trial-*"),))
+    assert (work.has_begun(0, tmp_path), work.has_begun(1, tmp_path)) == (True, False)
+    (tmp_path / "data" / ".trial-1").mkdir(parents=True)
+    assert work.has_begun(1, tmp_path)

@@ -118,11 +118,11 @@ def rolled_back(proof: Proof) -> str:
 def a_newer_pack(proof: Proof) -> str:
     """A pack's newer version is tried, taken while the service runs, and serves."""
     goods = proof.goods.packs
-    _require_pack(proof, goods.version)
+    proof.on.require_pack(PACK, goods.version)
     said = proof.on.appliance(f"upgrade {proof.on.carry_bundle(goods.newer)}").stdout
     if " 0 failed" not in said:
         raise BoxError(f"the pack was not tried:\n{said}")
-    _require_pack(proof, goods.newer_version)
+    proof.on.require_pack(PACK, goods.newer_version)
     if (
         f"{PACK} {goods.newer_version}, before it {goods.version}"
         not in proof.on.appliance("upgrade --status").stdout
@@ -136,9 +136,9 @@ def broken_packs_come_back(proof: Proof) -> str:
     goods = proof.goods.packs
     bundle = proof.on.carry_bundle(goods.broken)
     tried = proof.refused(f"upgrade {bundle}", "smoke test", "nothing was changed")
-    _require_pack(proof, goods.newer_version)
+    proof.on.require_pack(PACK, goods.newer_version)
     proof.refused(f"pack install {bundle}", "cannot be loaded", "the one before serves again")
-    _require_pack(proof, goods.newer_version)
+    proof.on.require_pack(PACK, goods.newer_version)
     return f"{tried} | installed unseen: it cannot be loaded, {goods.newer_version} serves again"
 
 
@@ -147,14 +147,5 @@ def an_older_pack_and_the_way_back(proof: Proof) -> str:
     goods = proof.goods.packs
     refused = proof.refused(f"upgrade {proof.on.carry_bundle(goods.first)}", "older", f"rollback {PACK}")
     proof.on.appliance(f"rollback {PACK}")
-    _require_pack(proof, goods.version)
+    proof.on.require_pack(PACK, goods.version)
     return f"{refused} | then {PACK} {goods.version} again"
-
-
-def _require_pack(proof: Proof, version: str) -> None:
-    """Raise BoxError unless the pack has this version and its model answers."""
-    found = proof.on.pack_version(PACK)
-    if found != version:
-        raise BoxError(f"{PACK} has the version {found} instead of {version}")
-    proof.on.wait_until_ready()
-    proof.on.call("POST", "/v1/embeddings", {"model": PACK, "input": "a ferry"})
