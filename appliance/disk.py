@@ -93,17 +93,22 @@ def write_new(path: Path, chunks: Iterable[bytes], mode: int, exactly: int | Non
     """Write a file that must not be there yet; its bytes are on disk when this returns, its name may not be.
 
     It has ``mode`` without what the umask takes, and in the end ``exactly`` that mode if there is one. Raises
-    OSError, and what ``chunks`` raise.
+    OSError, and what ``chunks`` raise; the file is gone then.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    with open(os.open(path, flags, mode), "wb", buffering=0) as file:  # noqa: PTH123 - flags
-        for chunk in chunks:
-            remaining = memoryview(chunk)
-            while remaining:
-                remaining = remaining[file.write(remaining) or 0 :]
-        if exactly is not None:
-            os.fchmod(file.fileno(), exactly)
-        os.fsync(file.fileno())
+    descriptor = os.open(path, flags, mode)
+    try:
+        with open(descriptor, "wb", buffering=0) as file:  # noqa: PTH123 - a descriptor
+            for chunk in chunks:
+                remaining = memoryview(chunk)
+                while remaining:
+                    remaining = remaining[file.write(remaining) or 0 :]
+            if exactly is not None:
+                os.fchmod(file.fileno(), exactly)
+            os.fsync(file.fileno())
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
 
 
 @contextmanager

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from appliance.disk import read_beginning, taking_the_place_of, write_whole
+from appliance.disk import read_beginning, taking_the_place_of, write_new, write_whole
 
 
 def test_a_pipe_that_nobody_writes_to_is_refused_and_one_with_a_writer_is_read(tmp_path: Path) -> None:
@@ -26,6 +28,16 @@ def test_a_pipe_that_nobody_writes_to_is_refused_and_one_with_a_writer_is_read(t
     os.waitpid(child, 0)
     os.close(reading)
     assert read_beginning(Path("/dev/zero"), 100) == bytes(100)
+
+
+def test_a_new_file_that_cannot_be_written_whole_is_not_there(tmp_path: Path) -> None:
+    def chunks() -> Iterator[bytes]:
+        yield b"half"
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        write_new(tmp_path / "key", chunks(), 0o600)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_no_device_and_no_pipe_is_replaced_by_a_file(tmp_path: Path) -> None:

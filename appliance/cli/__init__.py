@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,9 @@ import click
 from appliance import __version__
 from appliance.config import Settings, load_settings
 from appliance.errors import ApplianceError
+
+# What is no fault of the program's, wherever it comes up: rights, a full disk, one that is only to be read.
+REFUSALS = frozenset({errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 
 
 class LazyGroup(click.Group):
@@ -48,11 +53,18 @@ class LazyGroup(click.Group):
         return loaded
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run; errors of ours end in one plain line and exit status 1."""
+        """Run; errors of ours, and the machine's refusals, end in one plain line and exit status 1."""
         try:
             return super().invoke(ctx)
         except ApplianceError as error:
             click.echo(f"appliance: {error.message}", err=True)
+            sys.exit(1)
+        except OSError as error:
+            if error.errno not in REFUSALS:
+                raise
+            place = "" if error.filename is None else f" ({error.filename})"
+            remedy = "; run it as root" if isinstance(error, PermissionError) and os.geteuid() != 0 else ""
+            click.echo(f"appliance: cannot go on: {error.strerror}{place}{remedy}", err=True)
             sys.exit(1)
 
 

@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives import serialization
 
 from appliance.cli import settings_of
 from appliance.control.client import run_command
+from appliance.disk import write_new
 from appliance.tls.authority import fingerprint_of
 from appliance.tls.errors import TlsError
 from appliance.tls.server import trusted_certificate
@@ -38,8 +39,7 @@ def export(ctx: click.Context, out: Path | None) -> None:
         click.echo(pem, nl=False)
         return
     try:
-        with out.open("xb") as file:
-            file.write(pem)
+        write_new(out, [pem], 0o644)
     except OSError as error:
         raise TlsError(f"cannot write {out}: {error.strerror}") from error
     click.echo(f"{out}: SHA-256 {fingerprint_of(certificate)}", err=True)
