@@ -11,7 +11,9 @@ from openai import OpenAI
 from tests.service import Service, link_default_packs, running_service
 
 # How long an example or its making takes says how busy the machine is.
-settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "suite", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
 settings.load_profile("suite")
 
 

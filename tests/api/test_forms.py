@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from litestar import Litestar, Request, Router, post
 from litestar.datastructures import State
@@ -225,13 +225,13 @@ HOSTILE = st.binary(max_size=300) | st.lists(
 ).map(b"".join)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200)
 @given(content=HOSTILE)
 def test_no_body_makes_a_server_error(bare: httpx.Client, content: bytes) -> None:
     assert send(bare, content).status_code in (400, 404)
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100)
 @given(disposition=st.binary(max_size=60), content=HOSTILE)
 def test_no_part_header_makes_a_server_error(bare: httpx.Client, disposition: bytes, content: bytes) -> None:
     head = b"--x\r\nContent-Disposition: form-data; name=" + disposition

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.api.upstreams import routed
@@ -73,9 +73,7 @@ ROUTES: dict[str, tuple[str, dict[str, Any]]] = {
     "/ocr": ("image-to-text", {"document": {"type": "document_url", "document_url": "x"}}),
 }
 KINDS = {"text-classification": "tei", "image-to-text": "mistral"}
-EXAMPLES = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+EXAMPLES = settings(max_examples=60, deadline=None)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.api.hostile import no_requests
@@ -47,7 +47,7 @@ FIELDS = st.sampled_from(
 )  # fmt: skip
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 @given(fields=st.dictionaries(FIELDS, JSON, max_size=4), route=st.sampled_from(ROUTES))
 def test_no_field_value_makes_a_server_error(service: Service, fields: dict[str, Any], route: str) -> None:
     body = {

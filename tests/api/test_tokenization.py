@@ -8,7 +8,7 @@ import httpx
 import jinja2.sandbox
 import msgspec
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from openai import OpenAI
 
@@ -37,7 +37,7 @@ def tokens(service: Service, **fields: Any) -> list[int]:
     return found
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40)
 # The vocabulary lacks some control characters, and some bytes that no assigned character has.
 @given(text=st.text(CHARACTERS, max_size=200))
 def test_a_text_comes_back_from_its_tokens(service: Service, text: str) -> None:
@@ -139,7 +139,7 @@ VALUES = st.recursive(
 FIELDS = ("model", "prompt", "messages", "tokens", "add_special_tokens", "add_generation_prompt")
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 @given(
     fields=st.dictionaries(st.sampled_from(FIELDS), VALUES),
     path=st.sampled_from(["/tokenize", "/detokenize"]),

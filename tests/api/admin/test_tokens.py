@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.people import Person, make_person, make_role, outlive, short_life
@@ -295,7 +295,6 @@ _json = st.recursive(
 @settings(
     max_examples=150,
     deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
     database=None,
 )
 @given(body=_json | st.fixed_dictionaries({"name": _json, "user": _json, "expires": _json}))

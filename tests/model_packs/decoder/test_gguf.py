@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from gguf import GGMLQuantizationType
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
@@ -189,7 +189,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_gguf(TinyModel(layers=1), tmp_path_factory.mktemp("gguf") / "model.gguf")
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80)
 @given(data=st.data())
 def test_damaged_files_are_refused_or_read(data: st.DataObject, whole: Path, tmp_path: Path) -> None:
     """Any cut or changed byte of the header gives a BuildError or a file that still reads; nothing else."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model_packs.decoder.safetensors_file import SafetensorsFiles
@@ -89,7 +89,7 @@ def test_missing_tensors_and_files_are_named(tmp_path: Path) -> None:
         read_safetensors(members)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 @given(data=st.data())
 def test_damaged_files_are_refused_or_read(data: st.DataObject, tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
