@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import sys
 import uuid
 from typing import Any
 
@@ -108,6 +109,8 @@ class Connection(HttpToolsProtocol):
     _progress = False
     _in_body = False
     _unsent = 0
+    # Where the head ends, in what was read last, of a request that asks for another protocol.
+    _asked_until: int | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's
         """Start the time for the first head."""
@@ -128,6 +131,10 @@ class Connection(HttpToolsProtocol):
         """Parse what came; refuse a head, or trailers, that do not end."""
         self._progress = False
         super().data_received(data)
+        while self._asked_until is not None:
+            data = self._head_as_plain_http() + data[self._asked_until :]
+            self._asked_until = None
+            super().data_received(data)
         # What comes in one read is small; only what adds up over many is counted here.
         self._useless_bytes = 0 if self._progress else self._useless_bytes + len(data)
         if self.transport.is_closing():
@@ -150,6 +157,10 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Give the request to the application, or to a refusal."""
+        if self.parser.should_upgrade():
+            if self.parser.get_method() == b"CONNECT":
+                raise InvalidRequestError("This is no proxy.")  # the parser takes it for one that is not HTTP
+            return  # its head comes once more
         self._disarm()
         self._progress = self._in_body = True
         size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
@@ -171,6 +182,8 @@ class Connection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Expect the next head."""
+        if self.parser.should_upgrade():
+            return
         self._progress = True
         self._in_body = False
         super().on_message_complete()
@@ -192,7 +205,19 @@ class Connection(HttpToolsProtocol):
         self._refuse(InvalidRequestError(msg))
 
     def _unsupported_upgrade_warning(self) -> None:
-        """Say nothing: the request is answered as plain HTTP, and anybody could fill the log with it."""
+        """Say nothing (anybody could fill the log with it), but have the request read as plain HTTP.
+
+        The parser takes all that follows the head for another protocol: it would leave out the body, and read it as
+        the next request. Behind a proxy that shares its connections, its answer would be another client's.
+        """
+        error = sys.exception()
+        self._asked_until = None if error is None else error.args[0]
+
+    def _head_as_plain_http(self) -> bytes:
+        version = self.parser.get_http_version().encode()
+        lines = [self.parser.get_method() + b" " + self.url + b" HTTP/" + version]
+        lines += [name + b": " + value for name, value in self.headers if name != b"upgrade"]
+        return b"\r\n".join([*lines, b"", b""])
 
     def _runs(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete

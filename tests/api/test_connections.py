@@ -210,6 +210,52 @@ async def test_bodies_of_any_size_and_pipelined_requests_pass() -> None:
     assert got.endswith(b"/last 0")
 
 
+@pytest.mark.parametrize("pause", [0, 0.1])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        b"",
+        b"Connection: Upgrade\r\nUpgrade: websocket\r\n",
+        # What Java's client sends with its first request.
+        b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAA\r\n",
+    ],
+    ids=["plain", "websocket", "h2c"],
+)
+async def test_a_request_for_another_protocol_is_served_with_its_body(asked: bytes, pause: float) -> None:
+    """Its body was read as the next request: behind a proxy, its answer was another client's."""
+    hidden = b"GET /hidden HTTP/1.1\r\nHost: a\r\n\r\n"
+    async with box() as running:
+        reader, writer = await running.connect()
+        for framing, body in (
+            (b"Content-Length: %d" % len(hidden), hidden),
+            (b"Transfer-Encoding: chunked", b"%x\r\n%s\r\n0\r\n\r\n" % (len(hidden), hidden)),
+            (b"X-Body: none", b""),
+        ):
+            writer.write(b"POST /asked HTTP/1.1\r\nHost: a\r\n" + asked + framing + b"\r\n\r\n")
+            await asyncio.sleep(pause)  # a body that comes with its head, or later
+            writer.write(body)
+            await asyncio.sleep(pause)
+        writer.write(b"GET /last HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        got = await read_to_end(reader)
+        writer.close()
+    assert got.count(b"/asked %d" % len(hidden)) == 2
+    assert got.count(b"200 OK") == 4
+    assert b"/hidden" not in got
+    assert got.endswith(b"/last 0")
+
+
+async def test_nothing_that_follows_a_request_for_a_tunnel_is_read() -> None:
+    async with box() as running:
+        reader, writer = await running.connect()
+        writer.write(b"CONNECT /tunnel HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n")
+        await asyncio.sleep(0.1)
+        writer.write(b"GET /hidden HTTP/1.1\r\nHost: a\r\n\r\n")
+        got = await read_to_end(reader)
+        writer.close()
+    assert parsed(got)[0] == 400
+    assert b"/hidden" not in got
+
+
 async def test_what_is_not_http_is_answered_in_json() -> None:
     async with box() as running:
         reader, writer = await running.connect()
