@@ -16,12 +16,15 @@ from pathlib import Path
 import msgspec
 
 from appliance.backup.errors import BackupError, refusal
+from appliance.clock import now_ms
 from appliance.disk import remove, sync_directory
 from appliance.packs.lock import hold_if_free
 
 SUFFIX, ENCRYPTED_SUFFIX = ".tar.zst", ".tar.zst.age"
 # However the days fall, so many of the newest stay.
 NEWEST_KEPT = 3
+# A clock that is set back by no more than this (by a zone, say) made nothing of a time that is to come.
+CLOCK_MS = 86_400_000
 
 _STAMP = "%Y%m%dT%H%M%S"
 _NAME = re.compile(r"backup-(\d{8}T\d{6})(\d{3})Z-[0-9a-f]{6}\.tar\.zst(\.age)?")
@@ -55,15 +58,25 @@ class Shelf:
         return sorted(backups, key=lambda each: (each.created, each.name), reverse=True)
 
     def newest(self) -> ShelvedBackup | None:
-        """Return the newest backup, None without any. Raises BackupError."""
-        return next(iter(self.backups()), None)
+        """Return the newest backup, None without any. Raises BackupError.
+
+        One of a time to come is so only where there is no other: the clock was wrong when it was made.
+        """
+        backups, now = self.backups(), now_ms()
+        return next(
+            (each for each in backups if not is_to_come(each.created, now)), next(iter(backups), None)
+        )
 
     def find(self, name_or_path: str) -> Path:
         """Return the file of a backup named as ``list`` does, or by its path. Raises BackupError."""
         if _NAME.fullmatch(name_or_path) and (self.path / name_or_path).is_file():
             return self.path / name_or_path
         path = Path(name_or_path)
-        if not path.is_file():
+        try:
+            found = path.is_file()
+        except OSError as error:
+            raise BackupError(f"cannot read {name_or_path}: {error.strerror}") from error
+        if not found:
             raise BackupError(f"there is no backup {name_or_path}", status=404)
         return path
 
@@ -99,11 +112,24 @@ class Shelf:
         sync_directory(self.path)
 
     def prune(self, made: str, daily: int, weekly: int) -> list[str]:
-        """Remove the backups beyond those kept, and return their names; ``made`` always stays."""
-        gone = [each for each in surplus(self.backups(), daily, weekly) if each.name != made]
+        """Remove the backups beyond those kept, and return their names; ``made``, just made, always stays.
+
+        Those of later times were made by a clock that was set back since: they are kept by the same rule, but apart,
+        for their days and weeks must not take the place of true ones.
+        """
+        backups = self.backups()
+        at = next((each.created for each in backups if each.name == made), now_ms())
+        later = [each for each in backups if each.created > at]
+        gone = surplus(later, daily, weekly) + surplus(backups[len(later) :], daily, weekly)
+        gone = [each for each in gone if each.name != made]
         for each in gone:
             remove(self.path / each.name)
         return [each.name for each in gone]
+
+
+def is_to_come(time: int, now: int) -> bool:
+    """Tell whether a time (both are UTC milliseconds) is one that nothing can have been made at."""
+    return time > now + CLOCK_MS
 
 
 def new_name(created: int, *, encrypted: bool) -> str:

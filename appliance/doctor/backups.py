@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from appliance.backup.errors import BackupError
 from appliance.backup.record import last_backup, last_good_drill, read_drill
+from appliance.backup.shelf import is_to_come
 from appliance.config import Settings
 from appliance.doctor.findings import Finding, Level
 
@@ -12,6 +13,7 @@ DAY_MS = 86_400_000
 OLD_DAYS = 8
 # A drill every quarter of a year is what auditors ask for.
 UNTRIED_DAYS = 100
+_WRONG_CLOCK = "the clock was wrong then, or is now"
 
 
 def check_backups(settings: Settings, now: float) -> Finding:
@@ -29,6 +31,10 @@ def check_backups(settings: Settings, now: float) -> Finding:
         return finding("warning", f"The backups cannot be listed: {error.message}.", "Run this as root.")
     if made is None:
         return finding("warning", f"There is no backup in {settings.backups_path}.", make)
+    if is_to_come(made, int(now * 1000)):
+        return finding(
+            "warning", f"The newest backup is of a time that is yet to come: {_WRONG_CLOCK}.", make
+        )
     age = _days(now, made)
     if age > OLD_DAYS:
         return finding("warning", f"The newest backup is {age:.0f} days old.", make)
@@ -38,6 +44,8 @@ def check_backups(settings: Settings, now: float) -> Finding:
     tried = last_good_drill(settings)
     if tried is None:
         return finding("warning", f"The newest backup is {age:.1f} days old; none was ever tried.", try_it)
+    if is_to_come(tried, int(now * 1000)):
+        return finding("warning", f"The last drill is of a time that is yet to come: {_WRONG_CLOCK}.", try_it)
     if _days(now, tried) > UNTRIED_DAYS:
         return finding("warning", f"A backup was last tried {_days(now, tried):.0f} days ago.", try_it)
     return finding("ok", f"the newest is {age:.1f} days old; one was tried {_days(now, tried):.0f} days ago")

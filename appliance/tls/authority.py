@@ -83,6 +83,7 @@ class Authority:
         """Return a new key and a certificate for the names, as PEM: key, certificate, authority."""
         key = ec.generate_private_key(ec.SECP256R1())
         now = trusted_now()
+        end = min(now + timedelta(days=SERVER_DAYS), self.certificate.not_valid_after_utc)
         common = next((name for name in names.dns if name != "localhost" and "*" not in name), "localhost")
         certificate = (
             x509.CertificateBuilder()
@@ -90,8 +91,9 @@ class Authority:
             .issuer_name(self.certificate.subject)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - SLOW_CLOCKS)
-            .not_valid_after(min(now + timedelta(days=SERVER_DAYS), self.certificate.not_valid_after_utc))
+            # The second one where a clock is far ahead: the authority has ended by it, but the box is to start.
+            .not_valid_before(min(now - SLOW_CLOCKS, end - SLOW_CLOCKS))
+            .not_valid_after(end)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_usage(signs_certificates=False), critical=True)
             .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)

@@ -41,6 +41,7 @@ class ServerTls:
         self._names = names or (lambda: names_of_box(settings.tls_names))
         self._loaded: bytes | None = None
         self._left_out: Names | None = None
+        self._said_of = b""
         self.context = server_context()
         self.refresh()
 
@@ -91,6 +92,7 @@ class ServerTls:
                 ", ".join(sorted(missing)),
             )
             self._left_out = covered
+        self._say_if_not_valid(authority)
         if path.exists():
             content = read(path, "the certificate")
             if still_good(content, authority, covered):
@@ -103,9 +105,21 @@ class ServerTls:
         write_private(path, content)
         return content
 
+    def _say_if_not_valid(self, authority: Authority) -> None:
+        certificate, now = authority.certificate, trusted_now()
+        begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+        if begins <= now < ends - RENEW_BEFORE or authority.pem == self._said_of:
+            return
+        self._said_of = authority.pem
+        log.warning(
+            "the box's authority is valid from %s to %s, and the clock says %s: where that is right, clients need "
+            "another one: appliance tls renew --authority",
+            *(f"{each:%Y-%m-%d}" for each in (begins, ends, now)),
+        )
+
 
 def still_good(content: bytes, authority: Authority, names: Names) -> bool:
-    """Tell whether a certificate is the authority's, for these names and addresses, and far from its end."""
+    """Tell whether a certificate is the authority's, for these names and addresses, valid, and far from its end."""
     try:
         certificate = x509.load_pem_x509_certificate(content)
         alternative = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
@@ -113,11 +127,15 @@ def still_good(content: bytes, authority: Authority, names: Names) -> bool:
         return False
     dns = set(alternative.get_values_for_type(x509.DNSName))
     addresses = set(alternative.get_values_for_type(x509.IPAddress))
+    now, end = trusted_now(), certificate.not_valid_after_utc
     return (
         dns == set(names.dns)
         # One address too many does no harm; addresses that come and go shall not make a new one each time.
         and addresses >= set(names.addresses)
-        and certificate.not_valid_after_utc - trusted_now() > RENEW_BEFORE
+        # Another one would not last longer than the authority.
+        and (end - now > RENEW_BEFORE or end == authority.certificate.not_valid_after_utc)
+        # One that was made while the clock was ahead begins too late.
+        and certificate.not_valid_before_utc <= now
         and authority.issued(certificate)
     )
 

@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry
 from appliance.api.monitoring.backups import BackupCollector
 from appliance.backup.errors import BackupError
 from appliance.backup.record import DrillRecord, last_backup, read_drill, write_drill
+from appliance.backup.shelf import new_name
 from appliance.cli.backup import recorded
 from appliance.config import Settings
 from appliance.doctor.backups import DAY_MS, check_backups
@@ -37,6 +38,23 @@ def test_ages_are_absent_before_there_is_one_and_then_true(tmp_path: Path) -> No
     assert 5 <= age < 65
     Path(made.path).unlink()
     assert last_backup(settings) is None
+
+
+def test_a_time_to_come_is_no_age_and_the_doctor_says_so(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path / "data")
+    registry = CollectorRegistry()
+    registry.register(BackupCollector(settings))
+    with box(tmp_path) as source:
+        made = backup(source)
+    later = made.created + 400 * DAY_MS
+    write_drill(settings.drill_path, DrillRecord(at=later, good_at=later, backup=made.name, problem=None))
+    assert registry.get_sample_value("appliance_backup_drill_age_seconds") is None
+    assert "yet to come" in check_backups(settings, made.created / 1000).detail
+    Path(made.path).rename(settings.backups_path / new_name(later, encrypted=False))
+    assert registry.get_sample_value("appliance_backup_age_seconds") is None
+    found = check_backups(settings, made.created / 1000)
+    assert found.level == "warning"
+    assert "yet to come" in found.detail
 
 
 def test_a_failed_drill_keeps_the_time_of_the_good_one(tmp_path: Path) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pytest
+
+from appliance.backup.errors import BackupError
 from appliance.backup.shelf import NEWEST_KEPT, Shelf, ShelvedBackup, new_name, surplus
 
 
@@ -67,3 +70,34 @@ def test_what_was_just_made_stays_whatever_the_clock_says(tmp_path: Path) -> Non
     assert early not in shelf.prune(early, 1, 0)
     assert (tmp_path / early).exists()
     assert len(shelf.backups()) == NEWEST_KEPT + 1
+
+
+def test_what_a_wrong_clock_dated_pushes_out_no_backup(tmp_path: Path) -> None:
+    shelf, today = Shelf(tmp_path), datetime(2026, 1, 20, tzinfo=UTC)
+    days = [made(today - timedelta(days=number)).name for number in range(7)]
+    to_come = [made(datetime(2036, 1, 1, tzinfo=UTC) + timedelta(days=number)).name for number in range(20)]
+    for name in (*days, *to_come):
+        (tmp_path / name).touch()
+    gone = shelf.prune(days[0], 7, 0)
+    assert not set(gone) & set(days)
+    # They do not pile up either.
+    assert len(shelf.backups()) == 14
+
+
+def test_the_newest_is_one_that_can_be(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path)
+    to_come, now = made(datetime(2126, 1, 1, tzinfo=UTC)).name, made(datetime.now(UTC)).name
+    (tmp_path / to_come).touch()
+    found = shelf.newest()
+    assert found is not None
+    assert found.name == to_come
+    (tmp_path / now).touch()
+    found = shelf.newest()
+    assert found is not None
+    assert found.name == now
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "a\0b", "/dev/null"])
+def test_what_can_be_no_file_is_said(tmp_path: Path, name: str) -> None:
+    with pytest.raises(BackupError):
+        Shelf(tmp_path).find(name)

@@ -82,6 +82,38 @@ def test_it_is_renewed_before_it_ends(settings: Settings, monkeypatch: pytest.Mo
     assert tls.fingerprint == trusted
 
 
+def test_what_was_made_while_the_clock_was_ahead_is_made_anew(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = authority_module.trusted_now()
+    make_authority(settings.authority_path, NAMES)
+    with monkeypatch.context() as patch:
+        for module in (server_module, authority_module):
+            patch.setattr(module, "trusted_now", lambda: now + timedelta(days=200))
+        tls = ServerTls(settings, lambda: NAMES)
+    assert tls.refresh()
+    assert shown(settings).not_valid_before_utc <= now
+    assert not tls.refresh()
+    assert "tls renew --authority" not in caplog.text
+
+
+@pytest.mark.parametrize("days", [-200, 3640, 5000])
+def test_an_authority_that_is_not_valid_now_is_said(
+    days: int, settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = authority_module.trusted_now()
+    tls = ServerTls(settings, lambda: NAMES)
+    assert "tls renew --authority" not in caplog.text
+    for module in (server_module, authority_module):
+        monkeypatch.setattr(module, "trusted_now", lambda: now + timedelta(days=days))
+    tls.refresh()
+    assert "tls renew --authority" in caplog.text
+    caplog.clear()
+    # Once, and no other certificate at each look: none would last longer.
+    assert not tls.refresh()
+    assert caplog.text == ""
+
+
 def test_a_certificate_of_another_authority_is_not_shown(settings: Settings) -> None:
     tls = ServerTls(settings, lambda: NAMES)
     make_authority(settings.authority_path, NAMES)

@@ -10,6 +10,7 @@ from prometheus_client.registry import Collector
 
 from appliance.backup.errors import BackupError
 from appliance.backup.record import last_backup, last_good_drill
+from appliance.backup.shelf import is_to_come
 from appliance.clock import now_ms
 from appliance.config import Settings
 
@@ -19,7 +20,7 @@ log = logging.getLogger(__name__)
 class BackupCollector(Collector):
     """Reads the folder of backups at every scrape, so it runs in the thread that renders.
 
-    A series is absent while there is nothing that it could be the age of.
+    A series is absent while there is nothing that it could be the age of: also of what a wrong clock dated.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -40,7 +41,7 @@ class BackupCollector(Collector):
                 last_good_drill(self._settings),
             ),
         ):
-            family = GaugeMetricFamily(name, text)
-            if since is not None:
-                family.add_metric([], max(0, now_ms() - since) / 1000)
+            family, now = GaugeMetricFamily(name, text), now_ms()
+            if since is not None and not is_to_come(since, now):
+                family.add_metric([], max(0, now - since) / 1000)
             yield family
