@@ -6,6 +6,7 @@ And one on which a server says more than it was asked for is closed: it would pa
 from __future__ import annotations
 
 import asyncio
+import select
 from functools import partial
 from http import HTTPStatus
 from typing import Any
@@ -38,7 +39,11 @@ class _Connection(ResponseHandler):
         if self._answered or self._interim_heads == MOST_INTERIM_HEADS:
             self._end()
             return
-        self._answered = data[0].code >= HTTPStatus.OK
+        status = data[0].code
+        self._answered = status >= HTTPStatus.OK
+        if status == HTTPStatus.REQUEST_TIMEOUT:
+            # Of the silence before it: such a server may answer this request yet, to whoever would ask next.
+            self.force_close()
         self._interim_heads += not self._answered
         super().feed_data(data, size)
 
@@ -52,6 +57,16 @@ class _Connection(ResponseHandler):
             self._end()
             return
         super().data_received(data)
+
+    def is_connected(self) -> bool:
+        """Tell whether the next request may go over it: not where more came than an answer, though it be unread."""
+        if not super().is_connected() or self.transport is None:
+            return False
+        if not self._answered:
+            return True
+        poll = select.poll()
+        poll.register(self.transport.get_extra_info("socket"), select.POLLIN)
+        return not poll.poll(0)
 
     def _end(self) -> None:
         self.force_close()
