@@ -14,6 +14,7 @@ import pytest
 from tests.api.asking import events_of
 from tests.api.upstreams import LOOPBACK, ask, routed
 from tests.gateway.upstream.fake import (
+    KEY,
     Exchange,
     FakeUpstream,
     Script,
@@ -289,6 +290,33 @@ def test_what_the_upstream_finds_wrong_is_the_clients_to_know(
         assert answer.json()["error"]["code"] == "context_length_exceeded"
         assert answer.json()["error"]["param"] == "messages"
     assert len(server.posted) == 1
+
+
+ECHOES: dict[str, Callable[[dict[str, str]], Script]] = {
+    "a refusal": lambda error: answers({"error": error}, 400),
+    "a fault": lambda error: answers({"error": error}, 500),
+    "a refused key": lambda error: answers({"error": error}, 401),
+    "a refusal in a stream": lambda error: begun(
+        b"data: %s\n\n" % json.dumps({"error": {**error, "code": 400}}).encode()
+    ),
+    "a fault in a stream": lambda error: begun(b"data: %s\n\n" % json.dumps({"error": error}).encode()),
+}
+
+
+@pytest.mark.parametrize("echo", ECHOES)
+def test_a_providers_key_that_the_provider_repeats_reaches_neither_the_client_nor_the_log(
+    box: Service, upstream: FakeUpstream, echo: str
+) -> None:
+    model = routed(box, upstream, key=KEY)
+    upstream.script = ECHOES[echo]({"message": f"Illegal header value 'Bearer {KEY}'", "type": "x"})
+    before = box.log.stat().st_size
+    answer = ask(box, model, stream="stream" in echo)
+    assert KEY not in answer.text
+    with box.log.open() as log:
+        log.seek(before)
+        assert KEY not in log.read()
+    if "refusal" in echo:
+        assert "Illegal header value 'Bearer ***'" in answer.text
 
 
 def test_a_wrong_request_is_not_tried_elsewhere(box: Service) -> None:

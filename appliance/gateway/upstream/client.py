@@ -23,6 +23,9 @@ INLINE_BYTES = 1 << 20
 # Within this time, a connection that was kept shows that the server has closed it; what breaks later broke at work.
 STALE_SECONDS = 1.0
 
+# Shorter keys are no secrets, and parts of other words.
+LEAST_KEY_CHARACTERS = 8
+
 # What may go wrong on the wire; a programming error is none of them.
 BROKEN = (aiohttp.ClientError, EgressError, TimeoutError)
 
@@ -52,6 +55,12 @@ class Upstream(msgspec.Struct, frozen=True, kw_only=True):
             timeout=seconds(provider.timeout),
             model_name=provider.model_name,
         )
+
+    def without_key(self, said: bytes) -> bytes:
+        """Return what the server says of a failure with its key left out: some repeat the headers they were sent."""
+        if self.key is None or len(self.key) < LEAST_KEY_CHARACTERS:
+            return said
+        return said.replace(self.key.encode(), b"***")
 
     async def send(
         self,
@@ -152,7 +161,7 @@ async def _check(upstream: Upstream, response: aiohttp.ClientResponse) -> None:
     if response.headers.get("content-encoding", "identity").strip().lower() != "identity":
         raise unavailable(upstream.name, "answers compressed though that was not asked for")
     if response.status != HTTPStatus.OK:
-        body = await read(upstream, response, MAX_ERROR_BYTES, cut=True)
+        body = upstream.without_key(await read(upstream, response, MAX_ERROR_BYTES, cut=True))
         raise from_status(upstream.name, response.status, response.headers.get("Retry-After", ""), body)
 
 

@@ -172,7 +172,7 @@ class Relay:
         """Return an event as it is sent on; nothing for what the client did not ask for."""
         chunk = self._decoded(event)
         if not is_null(chunk.get("error")) and "choices" not in chunk:
-            raise error_event(self._upstream.name, event)
+            raise error_event(self._upstream.name, self._upstream.without_key(event))
         choices = choices_of(self._upstream, chunk)
         usage = chunk.pop("usage", None)
         self._observe(choices, usage)

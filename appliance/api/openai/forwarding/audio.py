@@ -245,5 +245,5 @@ def _event(upstream: Upstream, data: bytes) -> dict[str, Any]:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise unavailable(upstream.name, f"sends an event that is no JSON object: {error}") from error
     if event.get("error") is not None:
-        raise error_event(upstream.name, data)
+        raise error_event(upstream.name, upstream.without_key(data))
     return event
