@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,6 +20,7 @@ from appliance.backup.trial import Trial, booted
 from appliance.clock import now_ms
 from appliance.config import ConfigError, Settings, load_settings
 from appliance.disk import work_folder
+from appliance.packs.lock import hold_if_free
 from appliance.packs.manifest import Manifest
 from appliance.packs.store import PackStore
 from appliance.storage.database import Database
@@ -33,8 +35,20 @@ _ADMINISTRATOR = (
     "WHERE p.permission = 'admin' AND (u.expires_at IS NULL OR u.expires_at > ?)"
 )
 
+# Held while a drill goes on: the next one clears up after those that were cut off.
+LOCK = ".drill.lock"
+
 # Is told in words what was found good.
 Report = Callable[[str], None]
+
+
+@contextlib.contextmanager
+def one_drill(data_dir: Path) -> Iterator[None]:
+    """Hold the lock of drills over ``data_dir``. Raises BackupError while another one goes on, OSError."""
+    with hold_if_free(data_dir / LOCK) as held:
+        if not held:
+            raise BackupError("another drill is going on: wait until it is done", status=409)
+        yield
 
 
 def drill(
@@ -44,7 +58,7 @@ def drill(
 
     Restores it, verifies the audit log against the recorded head, boots the program over it on a loopback port
     with the smallest embedding model that is installed, and asks for health, models and an embedding with a key
-    made for the purpose. Raises BackupError that says what failed.
+    made for the purpose. The caller holds ``one_drill``. Raises BackupError that says what failed.
     """
     try:
         with work_folder(settings.data_dir, FOLDER) as work:

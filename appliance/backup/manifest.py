@@ -26,7 +26,10 @@ Size = Annotated[int, msgspec.Meta(ge=0, le=1 << 50)]
 _PLAIN = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,90}"
 _PATH = rf"^(?:appliance\.db|appliance\.toml|secret\.key|collections/{_PLAIN}\.db|tls/{_PLAIN})\Z"
 FilePath = Annotated[str, msgspec.Meta(pattern=_PATH)]
-Text = Annotated[str, msgspec.Meta(max_length=200)]
+# Printed where operators read: nothing in it steers a terminal.
+Text = Annotated[str, msgspec.Meta(max_length=200, pattern=r"^[^\x00-\x1f\x7f-\x9f]*\Z")]
+# UTC milliseconds that calendars know: up to the year 9999.
+LATEST = 253_402_300_799_999
 
 
 class BackupFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -66,7 +69,7 @@ class BackupManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     schema: Literal[1] = 1
     kind: Literal["backup"] = "backup"
     name: Text
-    created: Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
+    created: Annotated[int, msgspec.Meta(ge=0, le=LATEST)]
     version: Text
     schema_version: Annotated[int, msgspec.Meta(ge=0, le=1 << 31)]
     audit_head: Text

@@ -9,7 +9,8 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,7 +20,7 @@ import msgspec
 from appliance.backup.archive import check_archive
 from appliance.backup.copies import read_secret
 from appliance.backup.creation import Created
-from appliance.backup.drill import drill
+from appliance.backup.drill import drill, one_drill
 from appliance.backup.errors import BackupError, refusal
 from appliance.backup.keys import (
     Identity,
@@ -42,6 +43,7 @@ from appliance.control.errors import ControlError
 from appliance.control.stores import exclusive_lock
 from appliance.disk import sync_directory, write_new
 from appliance.errors import ApplianceError
+from appliance.releases.restoring import require_no_switch
 
 identity_option = click.option(
     "--identity",
@@ -183,12 +185,20 @@ def restore(
     path = Shelf(settings.backups_path).find(file)
     identities = identities_for(settings, identity)
     given = None if secret is None else _given_secret(secret)
+
+    @contextmanager
+    def lock(path: Path) -> Iterator[None]:
+        with exclusive_lock(path):
+            require_no_switch(settings.releases_dir, settings.data_dir)
+            yield
+
     try:
         with path.open("rb") as opened:
             if into is not None:
                 restored = restore_folder(into.absolute(), opened, identities, given)
             else:
-                restored = restore_box(settings, opened, identities, exclusive_lock, secret=given)
+                require_no_switch(settings.releases_dir, settings.data_dir)
+                restored = restore_box(settings, opened, identities, lock, secret=given)
     except ControlError as error:
         raise BackupError(
             f"the data in {settings.data_dir} are in use: stop the service first (systemctl stop appliance), or "
@@ -245,11 +255,12 @@ def drill_(ctx: click.Context, file: str | None, identity: Path | None) -> None:
         # Opened as whoever runs this; what follows is done as the owner of the data.
         with path.open("rb") as opened:
             drop_to_owner(settings.data_dir)
-            recorded(
-                settings,
-                path.name,
-                lambda: drill(settings, opened, identities, lambda text: click.echo(f"  {text}")),
-            )
+            with one_drill(settings.data_dir):
+                recorded(
+                    settings,
+                    path.name,
+                    lambda: drill(settings, opened, identities, lambda text: click.echo(f"  {text}")),
+                )
     except OSError as error:
         raise refusal(error, f"try {path}") from error
     click.echo(f"{path.name} can be restored.")

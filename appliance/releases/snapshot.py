@@ -72,6 +72,11 @@ def take(data_dir: Path, name: str) -> None:
     sync_directory(data_dir)
 
 
+def is_there(data_dir: Path, name: str) -> bool:
+    """Tell whether a snapshot is there, whole."""
+    return (data_dir / name / PACK_LIST).exists()
+
+
 def put_back(data_dir: Path, name: str) -> list[str]:
     """Put the stores and packs of a snapshot in place of the present ones, which nobody may have open.
 
@@ -79,7 +84,7 @@ def put_back(data_dir: Path, name: str) -> list[str]:
     changed. Raises OSError, PackError, ReleaseError.
     """
     folder = data_dir / name
-    if not (folder / PACK_LIST).exists():
+    if not is_there(data_dir, name):
         raise ReleaseError(f"the snapshot {folder} is gone: restore a backup", status=500)
     there = [each for each in stores_in(folder) if (folder / each).exists()]
     # What the new release made: no store of the old one.

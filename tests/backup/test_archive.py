@@ -132,6 +132,9 @@ def test_a_manifest_cannot_name_another_place(whole: bytes, path: str) -> None:
         {"more": 1},
         {"files": []},
         {"created": -1},
+        {"created": 1 << 53},  # no calendar has it
+        {"version": "0.1\x1b[2J"},
+        {"name": "backup\n"},
         {"schema_version": "8"},
     ],
 )

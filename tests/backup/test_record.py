@@ -8,6 +8,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from appliance.api.monitoring.backups import BackupCollector
+from appliance.backup.drill import FOLDER, one_drill
 from appliance.backup.errors import BackupError
 from appliance.backup.record import DrillRecord, last_backup, read_drill, write_drill
 from appliance.backup.shelf import new_name
@@ -75,6 +76,21 @@ def test_a_failed_drill_keeps_the_time_of_the_good_one(tmp_path: Path) -> None:
     assert found.at >= good.at
     settings.drill_path.write_text("{")
     assert read_drill(settings.drill_path) is None
+
+
+def test_one_drill_is_made_at_a_time(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path)
+    (tmp_path / f"{FOLDER}1").mkdir()
+    with (
+        one_drill(settings.data_dir),
+        pytest.raises(BackupError, match="another drill"),
+        one_drill(settings.data_dir),
+    ):
+        recorded(settings, "two", lambda: None)
+    assert read_drill(settings.drill_path) is None
+    assert (tmp_path / f"{FOLDER}1").is_dir()
+    with one_drill(settings.data_dir):
+        recorded(settings, "three", lambda: None)
 
 
 def test_the_doctor_says_what_was_forgotten(tmp_path: Path) -> None:
