@@ -1,4 +1,4 @@
-"""The outermost layer: a request id on every answer, its time in the metrics, and a bound on slow bodies."""
+"""The outermost layer: a request id on every answer, its time in the metrics, no caches, a bound on slow bodies."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ from appliance.api.monitoring.metrics import Metrics
 from appliance.errors import ApplianceError
 
 REQUEST_ID = b"x-request-id"
+# Answers are their callers': a cache on the way would know neither all the headers that keys come in, nor roles.
+CACHE_CONTROL = b"cache-control"
+NOT_KEPT = (CACHE_CONTROL, b"no-store")
 # What a client's own id may look like to be sent back: no line breaks, no megabytes.
 _ACCEPTED_ID = re.compile(rb"^[\x21-\x7e]{1,128}$")
 
@@ -49,8 +52,10 @@ def observed(app: ASGIApp, metrics: Metrics, body_seconds: float) -> ASGIApp:
                 status = message["status"]
                 call = call_of(scope)
                 limits = {} if call is None else call.headers()
+                said = list(message["headers"])
                 message["headers"] = [
-                    *message["headers"],
+                    *said,
+                    *(() if any(name == CACHE_CONTROL for name, _ in said) else (NOT_KEPT,)),
                     (REQUEST_ID, request_id),
                     *((name.encode(), value.encode()) for name, value in limits.items()),
                 ]

@@ -60,3 +60,24 @@ async def test_a_callback_that_fails_keeps_nothing_from_being_accounted_for(
     assert call.closed == [201 if answers else 500]
     assert ended == [1]
     assert metrics.in_flight._value.get() == 0
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"), [([], b"no-store"), ([(b"cache-control", b"max-age=86400")], b"max-age=86400")]
+)
+async def test_no_cache_keeps_an_answer_that_does_not_say_so(
+    said: list[tuple[bytes, bytes]], kept: bytes
+) -> None:
+    """Shared caches leave out what is asked for with an Authorization, but do not know the other headers for keys."""
+    started: list[dict[str, Any]] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": said})
+
+    async def send(message: dict[str, Any]) -> None:
+        started.append(message)
+
+    scope: Any = {"type": "http", "method": "GET", "headers": [], "path": "/"}
+    await observed(app, Metrics(), 10)(scope, cast("Any", nothing), cast("Any", send))
+    (start,) = started
+    assert [value for name, value in start["headers"] if name == b"cache-control"] == [kept]
