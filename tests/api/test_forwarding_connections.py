@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import json
 import queue
 import threading
 import time
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -203,3 +205,79 @@ def test_a_server_that_announces_an_answer_without_end_is_hung_up_on(
     upstream.script = script
     assert ask(box, model).status_code == status
     ended.get(timeout=20)
+
+
+@pytest.mark.parametrize("line", [b"\n", b": working\n"])
+@pytest.mark.parametrize(("lines", "status"), [(1000, 200), (100_000, 503)])
+def test_a_server_that_sends_lines_without_an_event_is_hung_up_on(
+    box: Service, upstream: FakeUpstream, line: bytes, lines: int, status: int
+) -> None:
+    """Each of them is read, so a flood would keep the box busy."""
+    model = routed(box, upstream)
+    ended: queue.Queue[None] = queue.Queue()
+
+    def script(exchange: Exchange) -> None:
+        exchange.begin_stream()
+        try:
+            for _ in range(lines // 100):
+                exchange.piece(line * 100)
+            exchange.event(chunk("a"))
+            exchange.event("[DONE]")
+            exchange.end_stream()
+        except OSError:
+            pass
+        finally:
+            ended.put(None)
+
+    upstream.script = script
+    assert ask(box, model, stream=True).status_code == status
+    ended.get(timeout=20)
+
+
+def test_lines_without_end_after_an_event_are_an_error_in_the_stream(
+    box: Service, upstream: FakeUpstream
+) -> None:
+    model = routed(box, upstream)
+    read = threading.Event()
+
+    def script(exchange: Exchange) -> None:
+        exchange.begin_stream()
+        exchange.event(chunk("a"))
+        assert read.wait(20)
+        with suppress(OSError):
+            for _ in range(1000):
+                exchange.piece(b"\n" * 100)
+            exchange.event("[DONE]")
+            exchange.end_stream()
+
+    upstream.script = script
+    body = {"model": model, "messages": [{"role": "user", "content": "x"}], "stream": True}
+    with box.http as http, http.stream("POST", "/v1/chat/completions", json=body) as answer:
+        lines = answer.iter_lines()
+        assert '"a"' in next(lines)
+        read.set()
+        events = [json.loads(line.removeprefix("data: ")) for line in lines if line and "[DONE]" not in line]
+    assert [set(event) for event in events] == [{"error"}]
+
+
+def test_lines_without_end_behind_a_stream_that_is_done_take_nothing_from_it(
+    box: Service, upstream: FakeUpstream
+) -> None:
+    model = routed(box, upstream)
+
+    def script(exchange: Exchange) -> None:
+        exchange.begin_stream()
+        exchange.event(chunk("a"))
+        exchange.event("[DONE]")
+        time.sleep(0.2)  # so that they come while the end of the answer is waited for
+        with suppress(OSError):
+            for _ in range(1000):
+                exchange.piece(b"\n" * 100)
+            exchange.end_stream()
+
+    upstream.script = script
+    before = len(box.log.read_text())
+    answer = ask(box, model, stream=True)
+    assert (answer.status_code, '"error"' in answer.text) == (200, False)
+    assert answer.text.endswith("data: [DONE]\n\n")
+    assert "Traceback" not in box.log.read_text()[before:]

@@ -14,8 +14,10 @@ from appliance.gateway.upstream.failures import from_exception, unavailable
 
 log = logging.getLogger(__name__)
 
-# The longest line and event, and all that a stream may hold before its first event.
+# The most that comes up to the end of an event since the one before, what is dropped included: a server that works
+# for long may say so every second or so. Each line is looked at, so those without end would keep the box busy.
 MAX_EVENT_BYTES = 8 << 20
+MOST_LINES = 10_000
 DONE = b"[DONE]"
 # How long an upstream may take to end an answer after it said that it is done.
 LINGER_SECONDS = 1.0
@@ -38,7 +40,8 @@ class EventParser:
         self._max_bytes = max_bytes
         self._line = bytearray()
         self._data: list[bytes] = []
-        self._size = 0
+        # Bytes and lines since the last event.
+        self._size = self._lines = 0
         self._first_line = True
         # The last piece ended with "\r": a "\n" now belongs to it.
         self._after_return = False
@@ -72,6 +75,9 @@ class EventParser:
         self._line += part
 
     def _end_line(self, events: list[bytes]) -> None:
+        self._lines += 1
+        if self._lines > MOST_LINES:
+            raise EventTooLongError(f"an event of more than {MOST_LINES} lines")
         line = bytes(self._line)
         self._line.clear()
         if self._first_line:
@@ -83,14 +89,12 @@ class EventParser:
         field, _, value = line.partition(b":")
         if field == b"data":
             self._data.append(value.removeprefix(b" "))
-        else:
-            self._size -= len(line)
 
     def _end_event(self, events: list[bytes]) -> None:
         if self._data:
             events.append(b"\n".join(self._data))
             self._data.clear()
-        self._size = 0
+            self._size = self._lines = 0
 
 
 class EventStream:
@@ -144,7 +148,7 @@ class EventStream:
                 # Only what is there already: a server may forget to end what it said is done.
                 async with asyncio.timeout(LINGER_SECONDS):
                     await anext(self._events, None)
-        except (TimeoutError, *BROKEN) as error:
+        except (TimeoutError, EventTooLongError, *BROKEN) as error:
             log.info("%s: does not end a stream that is done: %r", self._upstream.name, error)
         finally:
             await self._events.aclose()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.gateway.upstream.events import EventParser, EventTooLongError
+from appliance.gateway.upstream.events import MOST_LINES, EventParser, EventTooLongError
 
 DATA = st.text(st.characters(exclude_characters="\r\n\x00", exclude_categories=["Cs"]), max_size=30)
 END = st.sampled_from(["\n", "\r\n", "\r"])
@@ -72,8 +72,8 @@ def test_the_end_of_the_stream_ends_an_event() -> None:
     assert parser.finish() == [b"[DONE]"]
 
 
-def _feed_again_and_again(parser: EventParser, piece: bytes) -> None:
-    for _ in range(20):
+def _feed_again_and_again(parser: EventParser, piece: bytes, times: int = 20) -> None:
+    for _ in range(times):
         parser.feed(piece)
 
 
@@ -84,9 +84,25 @@ def test_an_event_or_line_beyond_the_bound_is_refused(piece: bytes) -> None:
         _feed_again_and_again(parser, piece)
 
 
-def test_many_short_comments_are_no_long_event() -> None:
-    parser = EventParser(max_bytes=100)
-    for _ in range(1000):
+def test_a_server_that_works_for_long_may_say_so_now_and_then() -> None:
+    parser = EventParser()
+    for _ in range(MOST_LINES // 2 - 1):
         assert parser.feed(b": keep-alive\n\n") == []
-    for _ in range(1000):
-        assert parser.feed(b": keep-alive\n") == []
+    assert parser.feed(b"data: 1\n\n") == [b"1"]
+    for _ in range(MOST_LINES // 2 - 1):
+        assert parser.feed(b": keep-alive\n\n") == []
+
+
+@pytest.mark.parametrize("flood", [b"\n", b"\r\n", b"\r", b":\n", b": x\n\n", b"id: 1\n", b"data:\n"])
+@pytest.mark.parametrize("lines_at_once", [1, 7, 1 << 20])
+def test_lines_without_end_between_two_events_are_refused(flood: bytes, lines_at_once: int) -> None:
+    parser = EventParser()
+    assert parser.feed(b"data: 1\n\n") == [b"1"]
+    with pytest.raises(EventTooLongError):
+        _feed_again_and_again(parser, flood * lines_at_once, 2 * MOST_LINES // lines_at_once + 1)
+
+
+def test_long_comments_without_end_are_refused() -> None:
+    parser = EventParser(max_bytes=1000)
+    with pytest.raises(EventTooLongError):
+        _feed_again_and_again(parser, b":" + b"x" * 99 + b"\n\n")
