@@ -235,8 +235,8 @@ def test_lists_are_ordered_and_cut(bare_service: Service) -> None:
         assert http.get(PATH, params={"order_by": "users"}).status_code == 422
 
 
-def test_the_only_administrators_permission_stays(bare_service: Service) -> None:
-    with bare_service.http as http:
+def test_the_only_administrators_permission_stays(own_box: Service) -> None:
+    with own_box.http as http:
         me = http.get("/v1/admin/users", params={"email": "administrator@localhost"}).json()["data"][0]
         refusals: list[dict[str, Any]] = [
             {"permissions": []},

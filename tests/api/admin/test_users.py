@@ -362,8 +362,9 @@ def test_an_expired_user_is_let_in_again_by_a_change(bare_service: Service) -> N
             assert other.get("/v1/models").status_code == 200
 
 
-def test_the_last_administrator_stays(bare_service: Service, role: int) -> None:
-    with bare_service.http as http:
+def test_the_last_administrator_stays(own_box: Service) -> None:
+    role = make_role(own_box)
+    with own_box.http as http:
         me = http.get(PATH, params={"email": "administrator@localhost"}).json()["data"][0]
         for method, body in (("DELETE", None), ("PATCH", {"role": role}), ("PATCH", {"expires": FUTURE})):
             refused = http.request(method, f"{PATH}/{me['id']}", json=body)
