@@ -45,7 +45,7 @@ def error_response(request: Request[Any, Any, Any], error: ApplianceError) -> Re
         return Response(b"", status_code=error.status, headers={"Location": error.location})
     request.app.state.metrics.refused(error)
     if error.status >= 500 and error.status != 503:
-        log.error("%s %s failed: %s", request.method, request.url.path, error, exc_info=error)
+        log.error("%s %s failed: %s", request.method, _path(request), error, exc_info=error)
     if isinstance(error, InvalidFieldError | UnreadableBodyError) and _reads_lists(request, error):
         error = UnprocessableError(error.errors)
     elif isinstance(error, ModelNotFoundError):
@@ -130,10 +130,15 @@ def http_error_response(request: Request[Any, Any, Any], error: HTTPException) -
 
 def internal_error_response(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     """Answer 500 with a bland text; the cause goes to the log."""
-    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    log.error("%s %s failed", request.method, _path(request), exc_info=error)
     if dialect_of(request).detail_only:
         return _plain_failure(request)
     return _shaped(request, ApplianceError("The server had an error while processing your request."))
+
+
+def _path(request: Request[Any, Any, Any]) -> str:
+    """Return the path as it came, which has no line ends; decoded it could begin a line of its own in the log."""
+    return request.scope["raw_path"].decode("latin-1")
 
 
 def _plain_failure(request: Request[Any, Any, Any]) -> Response[bytes]:

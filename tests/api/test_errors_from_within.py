@@ -7,9 +7,10 @@ from typing import Any
 
 import httpx
 import pytest
-from litestar import Litestar, post
+from litestar import Litestar, get, post
 from litestar.datastructures import State
 from litestar.exceptions import HTTPException
+from litestar.params import FromPath
 from litestar.testing import TestClient
 
 from appliance.api.dialect import COMPACTIFAI, COMPRESSA, OPENGATELLM, UNION, Dialect
@@ -201,6 +202,22 @@ def test_a_newer_route_of_opengatellm_fails_in_json() -> None:
     answer = raised(lambda: ZeroDivisionError("secret"), OPENGATELLM, newer=True)
 
     assert (answer.status_code, answer.json()) == (500, only("An unexpected error occurred"))
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, lambda: ApplianceError("told")])
+def test_a_path_begins_no_line_of_its_own_in_the_log(
+    error: Callable[[], Exception], caplog: pytest.LogCaptureFixture
+) -> None:
+    @get("/fails/{what:path}")
+    async def handler(what: FromPath[str]) -> None:
+        """Raise what is to be logged."""
+        raise error()
+
+    with TestClient(_app(handler)) as client:
+        assert client.get("/fails/x%0aERROR%20audit%3a%1b[2J").status_code == 500
+    (message,) = caplog.messages
+    assert "/fails/x%0aERROR" in message
+    assert message.isprintable()
 
 
 def raised(error: Callable[[], Exception], dialect: Dialect, **options: Any) -> httpx.Response:
