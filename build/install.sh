@@ -3,6 +3,10 @@
 # Safe to run again: what is there and right stays as it is.
 set -eu
 umask 022
+# What changes the meaning of the commands below.
+unset CDPATH TAR_OPTIONS GZIP
+# `su` leaves those of administrators out.
+PATH=$PATH:/usr/sbin:/sbin
 
 ROOT=
 DRY_RUN=no
@@ -10,6 +14,10 @@ START=yes
 UNINSTALL=no
 PURGE=no
 UNITS="appliance.socket appliance.service appliance-backup.timer appliance-verify.timer"
+STARTED="appliance-backup.service appliance-verify.service"
+PROGRAM=/opt/appliance/current/appliance
+HOME_OF_USER=/var/lib/appliance
+LOCKED=no
 
 usage() {
     cat <<'TEXT'
@@ -35,7 +43,7 @@ while [ $# -gt 0 ]; do
         --no-start) START=no ;;
         --uninstall) UNINSTALL=yes ;;
         --purge-data) PURGE=yes ;;
-        --root) [ $# -ge 2 ] || fail "--root needs a folder"; ROOT=${2%/}; shift ;;
+        --root) [ -n "${2:-}" ] || fail "--root needs a folder"; ROOT=${2%/}; shift ;;
         -h|--help) usage; exit 0 ;;
         *) usage >&2; fail "unknown option $1" ;;
     esac
@@ -55,9 +63,31 @@ WORK=
 # On a running system, not below --root and not while an image is built.
 on_systemd() { [ -z "$ROOT" ] && [ -d /run/systemd/system ]; }
 
+# The field of that number in the service user's line of the user database; nothing without one.
+account() {
+    if [ -z "$ROOT" ]; then getent passwd appliance; else grep '^appliance:' "$ROOT/etc/passwd" 2>/dev/null; fi |
+        head -n 1 | cut -d : -f "$1"
+}
+
+# Whether the link to the program is missing or ours.
+link_is_ours() {
+    if [ -L "$BIN" ]; then [ "$(readlink "$BIN")" = "$PROGRAM" ]; else [ ! -e "$BIN" ]; fi
+}
+
+# writable FOLDER: whether it, or the folder above it that is there, takes new files.
+writable() {
+    folder=$1
+    while [ ! -e "$folder" ]; do
+        folder=${folder%/*}
+        folder=${folder:-/}
+    done
+    [ -d "$folder" ] && [ -w "$folder" ]
+}
+
 cleanup() {
     if [ -n "$WORK" ]; then rm -rf "$WORK"; fi
-    rm -rf "$OPT"/releases/.staging-install.* "$DATA"/.install.* 2>/dev/null || :
+    # What others of this kind have unpacked is theirs.
+    if [ "$LOCKED" = yes ]; then rm -rf "$OPT"/releases/.staging-install.* "$DATA"/.install.* 2>/dev/null || :; fi
     # A dry run leaves no empty folders behind.
     if [ "$DRY_RUN" = yes ]; then rmdir "$OPT/releases" "$OPT" 2>/dev/null || :; fi
 }
@@ -78,21 +108,24 @@ program() {
 uninstall() {
     if on_systemd; then
         for unit in $UNITS; do systemctl disable --quiet --now "$unit" 2>/dev/null || :; done
-        systemctl stop appliance-backup.service appliance-verify.service 2>/dev/null || :
+        # shellcheck disable=SC2086 # several units
+        systemctl stop $STARTED 2>/dev/null || :
     fi
-    for unit in "$SYSTEMD"/appliance*.service "$SYSTEMD"/appliance*.socket "$SYSTEMD"/appliance*.timer; do
-        rm -f "$unit"
+    for unit in $UNITS $STARTED; do rm -f "$SYSTEMD/$unit"; done
+    # A later release may have brought further ones.
+    for unit in "$OPT"/current/systemd/*.service "$OPT"/current/systemd/*.socket "$OPT"/current/systemd/*.timer; do
+        rm -f "$SYSTEMD/${unit##*/}"
     done
     rm -f "$SYSTEMD/appliance.service.d/keeper.conf"
     rmdir "$SYSTEMD/appliance.service.d" 2>/dev/null || :
     rm -f "$ROOT/etc/sysusers.d/appliance.conf" "$ROOT/etc/tmpfiles.d/appliance.conf"
-    if [ -L "$BIN" ]; then rm -f "$BIN"; fi
+    if link_is_ours; then rm -f "$BIN"; fi
     rm -rf "$OPT"
     if on_systemd; then systemctl daemon-reload; fi
     if [ "$PURGE" = yes ]; then
         # Restores put the data of before aside, with everybody's keys in them.
         rm -rf "$DATA" "$ETC" "$DATA".before-restore-* "${DATA%/*}"/.appliance.discarded-* "${DATA%/*}"/.appliance.restoring-*
-        if [ -z "$ROOT" ] && id appliance >/dev/null 2>&1; then userdel appliance 2>/dev/null || :; fi
+        if [ -z "$ROOT" ] && [ "$(account 6)" = "$HOME_OF_USER" ]; then userdel appliance 2>/dev/null || :; fi
         say "The appliance, its data and its configuration are removed."
     else
         say "The appliance is removed. Its data are kept in $DATA, its configuration in $ETC."
@@ -112,7 +145,7 @@ fi
 
 # ---- the archive -------------------------------------------------------------------------------------------
 cd "$HERE"
-for command in tar gzip sha256sum df; do
+for command in tar gzip sha256sum df flock; do
     command -v "$command" >/dev/null || fail "$command is missing; a bare Debian 12 has it"
 done
 [ -f SHA256SUMS ] || fail "SHA256SUMS is missing: unpack the whole archive, and run install.sh where it lies"
@@ -139,7 +172,19 @@ fi
 
 CONFIG=$ETC/appliance.toml
 TRUST=$ETC/trust.d
+# Human beings have numbers from 1000 on; a service user that was made before, whatever its home, will do.
+if [ "$(account 3)" ] && [ "$(account 3)" -ge 1000 ] && [ "$(account 6)" != "$HOME_OF_USER" ]; then
+    fail "'appliance' is somebody's own account here ($(account 6)), which would come to own the data: rename it (usermod -l)"
+fi
+link_is_ours || fail "$BIN is another program: move it away"
+for place in "$OPT" "$ETC" "$DATA" "$SYSTEMD" "${BIN%/*}"; do
+    writable "$place" || fail "$place cannot be written: $folder is no folder, or on a disk that is mounted read-only"
+done
+
 mkdir -p "$OPT/releases"
+exec 9< "$OPT/releases"
+flock -n 9 || fail "another install.sh is at work here: wait until it is done"
+LOCKED=yes
 # The tree packs down to a third; with a little to spare.
 NEEDED=$(( $(wc -c < tree.tar.gz) * 4 / 1024 + 262144 ))
 FREE=$(df -Pk "$OPT" | tail -n 1 | tr -s ' ' | cut -d ' ' -f 4)
@@ -166,7 +211,7 @@ TRUST=$WORK/trust
 [ -f "$CONFIG" ] || CONFIG=$STAGED/systemd/appliance.toml
 
 program "$STAGED" version >/dev/null ||
-    fail "the program does not run on this machine: Debian 12 or newer is needed ($(getconf GNU_LIBC_VERSION 2>/dev/null || :))"
+    fail "the program does not run on this machine: Debian 12 or newer is needed ($(getconf GNU_LIBC_VERSION 2>/dev/null || :)), and programs must be allowed on the disk of $OPT (no noexec)"
 if [ ! -e "$OPT/current" ]; then
     program "$STAGED" doctor > "$WORK/doctor" 2>&1 ||
         { cat "$WORK/doctor" >&2; fail "this machine is not fit; what to do stands above"; }
@@ -195,7 +240,8 @@ else
     chmod 0700 "$DATA"
 fi
 for key in "$WORK"/trust/*.pub; do
-    if [ -f "$key" ]; then cp "$key" "$ETC/trust.d/"; fi
+    # Whatever the umask was where the archive was unpacked: the service's user reads them.
+    if [ -f "$key" ]; then install -m 0644 "$key" "$ETC/trust.d/"; fi
 done
 TRUST=$ETC/trust.d
 CONFIG=$ETC/appliance.toml
@@ -212,7 +258,7 @@ case $DONE in
     *) fail "the program answered '$DONE'" ;;
 esac
 
-ln -sfn /opt/appliance/current/appliance "$BIN"
+ln -sfn "$PROGRAM" "$BIN"
 for unit in "$OPT"/current/systemd/*.service "$OPT"/current/systemd/*.socket "$OPT"/current/systemd/*.timer; do
     cp "$unit" "$SYSTEMD/"
 done

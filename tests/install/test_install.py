@@ -5,6 +5,7 @@ The tree is a script that runs this source; the archive is made as ``make archiv
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import re
@@ -210,7 +211,118 @@ def test_an_older_archive_does_not_come_back_over_removal(tmp_path: Path, key: S
     assert "older than number 8" in done.stderr
 
 
-@pytest.mark.parametrize("options", [["--purge-data"], ["--never-heard-of"], ["--root"]])
+def test_keys_are_for_everybody_to_read_however_the_archive_was_unpacked(
+    tmp_path: Path, key: SecretKey, root: Path
+) -> None:
+    archive = Archive(tmp_path, key, 7)
+    for path in archive.folder.rglob("*"):
+        if path.is_file():  # as tar does under the umask 077 of who is not root
+            path.chmod(path.stat().st_mode & 0o700)
+    done = archive.run(root)
+    assert done.returncode == 0, done.stderr
+    assert (root / "etc/appliance/trust.d/maker.pub").stat().st_mode & 0o777 == 0o644
+    assert (root / "etc/appliance/appliance.toml").stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize("options", [[], ["--dry-run"]])
+def test_a_folder_that_takes_no_files_is_said_before_anything_is_installed(
+    tmp_path: Path, key: SecretKey, root: Path, options: list[str]
+) -> None:
+    (root / "usr").mkdir(parents=True)
+    (root / "usr/local").write_text("no folder")
+    done = Archive(tmp_path, key, 7).run(root, *options)
+    assert done.returncode == 1
+    assert "usr/local/bin cannot be written" in done.stderr
+    assert [path.name for path in root.iterdir()] == ["usr"]
+
+
+@pytest.mark.parametrize("is_link", [False, True])
+def test_somebody_elses_program_of_that_name_is_left_alone(
+    tmp_path: Path, key: SecretKey, root: Path, is_link: bool
+) -> None:
+    program = root / "usr/local/bin/appliance"
+    program.parent.mkdir(parents=True)
+    if is_link:
+        program.symlink_to("/home/me/bin/appliance")
+    else:
+        program.write_text("mine")
+    archive = Archive(tmp_path, key, 7)
+    done = archive.run(root)
+    assert done.returncode == 1
+    assert "usr/local/bin/appliance is another program" in done.stderr
+    assert archive.run(root, "--uninstall").returncode == 0
+    assert os.path.lexists(program)
+    assert program.is_symlink() is is_link
+
+
+def test_somebodys_own_account_of_that_name_is_not_taken_over(
+    tmp_path: Path, key: SecretKey, root: Path
+) -> None:
+    archive, users = Archive(tmp_path, key, 7), root / "etc/passwd"
+    users.parent.mkdir(parents=True)
+    users.write_text("appliance:x:1000:1000:Anna:/home/appliance:/bin/bash\n")
+    done = archive.run(root)
+    assert done.returncode == 1
+    assert "somebody's own account" in done.stderr
+    assert not (root / "opt").exists()
+    users.write_text("appliance:x:998:998:AI appliance:/var/lib/appliance:/usr/sbin/nologin\n")
+    assert archive.run(root).returncode == 0
+
+
+def test_two_installers_do_not_meet(tmp_path: Path, key: SecretKey, root: Path) -> None:
+    releases = root / "opt/appliance/releases"
+    staged = releases / ".staging-install.1"
+    staged.mkdir(parents=True)
+    archive = Archive(tmp_path, key, 7)
+    descriptor = os.open(releases, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        done = archive.run(root)
+    finally:
+        os.close(descriptor)
+    assert done.returncode == 1
+    assert "another install.sh" in done.stderr
+    assert staged.is_dir()
+    assert archive.run(root).returncode == 0
+    assert not staged.exists()
+
+
+def test_removal_leaves_units_of_others(tmp_path: Path, key: SecretKey, root: Path) -> None:
+    archive, mine = Archive(tmp_path, key, 7), root / "etc/systemd/system/appliance-watch.service"
+    assert archive.run(root).returncode == 0
+    mine.write_text("[Unit]")
+    assert archive.run(root, "--uninstall").returncode == 0
+    assert list(mine.parent.iterdir()) == [mine]
+
+
+def test_it_runs_from_and_into_folders_with_spaces_in_an_odd_environment(
+    tmp_path: Path, key: SecretKey, root: Path
+) -> None:
+    archive, root = Archive(tmp_path, key, 7, pack=True), tmp_path / "a root"
+    carried = tmp_path / "a stick" / "carried"
+    shutil.copytree(archive.folder, carried)
+    (tmp_path / "elsewhere" / "carried").mkdir(parents=True)
+    done = subprocess.run(
+        ["sh", "carried/install.sh", "--root", str(root)],
+        capture_output=True,
+        text=True,
+        cwd=carried.parent,
+        env={
+            "PATH": "/usr/bin:/bin",
+            "CDPATH": str(tmp_path / "elsewhere"),
+            "TAR_OPTIONS": "--exclude=*",
+            "LC_ALL": "xx_XX",
+        },
+        umask=0o077,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert Layout(root / "opt/appliance").current().sequence == 7
+    assert (root / "opt/appliance/current/docs").stat().st_mode & 0o777 == 0o755
+    assert (root / "var/lib/appliance").stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("options", [["--purge-data"], ["--never-heard-of"], ["--root"], ["--root", ""]])
 def test_wrong_calls_change_nothing(tmp_path: Path, key: SecretKey, root: Path, options: list[str]) -> None:
     done = Archive(tmp_path, key, 7).run(root, *options)
     assert done.returncode == 1
