@@ -29,8 +29,8 @@ _STATUS = re.compile(r"([1-5])(?:[0-9]{2}|xx)")
 
 BURNED = ("kwh_min", "kwh_max", "kgco2eq_min", "kgco2eq_max", "measured")
 COLUMNS = tuple(name for name in UsageRecord.__struct_fields__ if name != "footprint")
-# What spreadsheets take for the beginning of a formula.
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+# What spreadsheets take for the beginning of a formula; Japanese and Chinese ones also the full-width signs.
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
 @get("/admin/usage", operation_id="listUsage", tags=["Admin"], access="admin")
