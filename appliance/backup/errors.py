@@ -22,7 +22,9 @@ class BackupSpaceError(BackupError):
 
 def refusal(error: OSError, doing: str) -> BackupError:
     """Put a system error into words: ``doing`` says what failed, such as "write the backup"."""
-    what = f"cannot {doing}: {error.strerror or error}" + (f" ({error.filename})" if error.filename else "")
+    # Of a file that was opened by its descriptor, the name is a number.
+    place = f" ({error.filename})" if error.filename and not isinstance(error.filename, int) else ""
+    what = f"cannot {doing}: {error.strerror or error}{place}"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return BackupSpaceError(f"{what}; free some space and try again")
     return BackupError(what, status=500, type="server_error")

@@ -29,7 +29,8 @@ _REPLACED = frozenset(
 )
 # Large, and never written in place: the new directory has them by a second name.
 _LINKED = ("packs", "backups")
-_OWN = (".backup-", ".drill-")
+# Copies of the stores that are replaced. Those of upgrades may hold packs too: a restore that is let in needs none.
+_OWN = (".backup-", ".drill-", ".upgrade-")
 
 
 def settle(directory: Path) -> list[Path]:

@@ -135,9 +135,13 @@ def signature_path(path: Path) -> Path:
 def read_signature(path: Path) -> Signature:
     """Read the signature beside the file ``path``. Raises SigningError, "unsigned" when there is none."""
     beside = signature_path(path)
-    if not beside.exists() and not path.exists():
+    try:
+        signed, there = beside.exists(), path.exists()
+    except OSError as error:  # a folder that this user may not enter, a name that is too long
+        raise SigningError("damaged", f"cannot read {error.filename}: {error.strerror}") from error
+    if not signed and not there:
         raise SigningError("unsigned", f"there is no file {path}")
-    if not beside.exists():
+    if not signed:
         raise SigningError("unsigned", f"{path.name} is not signed: there is no {beside.name} beside it")
     return parse_signature(read_small(beside, MAX_SIGNATURE_FILE, "damaged", "a signature"), beside.name)
 

@@ -73,6 +73,8 @@ def test_a_switch_that_puts_nothing_back_is_no_hindrance(tmp_path: Path, phase: 
     restored = cut.restore()
     assert restored.returncode == 0, restored.stderr
     assert cut.lines() == ["saved", cut.backup.name]
+    # The packs in it, gigabytes, were not copied.
+    assert not (cut.settings.data_dir / SNAPSHOT).exists()
 
 
 def test_a_switch_that_is_at_work_is_waited_for_by_the_operator(tmp_path: Path) -> None:

@@ -160,3 +160,10 @@ def test_what_is_no_file_is_refused(tmp_path: Path, box: Box) -> None:
     path.unlink()
     path.mkdir()
     assert "not a regular file" in refused(path, box).message
+
+
+def test_a_name_that_leaves_no_room_for_that_of_a_signature_is_said(tmp_path: Path, box: Box) -> None:
+    (tmp_path / ("f" * 250)).write_bytes(b"data")
+    error = refused(tmp_path / ("f" * 250), box)
+    assert error.code == "damaged"
+    assert "name too long" in error.message
