@@ -22,6 +22,7 @@ from appliance.control.errors import ControlError
 from appliance.control.pack_trials import Left
 from appliance.control.stores import Stores
 from appliance.jobs.runner import JobRunner
+from appliance.network.download import shown_url
 from appliance.releases.switching import ServiceState
 from appliance.signing.signatures import parse_signature
 from appliance.signing.trust import trust_store
@@ -110,7 +111,7 @@ class Commands:
     async def _pack_install(self, arguments: dict[str, Any], progress: Progress) -> Any:
         source = str(arguments["source"])
         allow_unsigned = arguments.get("allow_unsigned") is True
-        shown = shown_source(source) + (" (also without a signature)" if allow_unsigned else "")
+        shown = shown_url(source) + (" (also without a signature)" if allow_unsigned else "")
         # Before the work: the job may outlive this command.
         await self._audited("pack.install", shown)
         job = await self._jobs.submit("pack-install", {"source": source, "allow_unsigned": allow_unsigned})
@@ -229,15 +230,6 @@ class Commands:
         if row is None:
             raise ControlError("there is no administrator yet: start the service once")
         return int(row[0])
-
-
-def shown_source(source: str) -> str:
-    """Return where a pack comes from without what a URL may hold beside: a password, a token in the query."""
-    if "://" not in source:
-        return source
-    rest = source.partition("://")[2].partition("?")[0].partition("#")[0]
-    host, slash, path = rest.partition("/")
-    return f"{source.partition('://')[0]}://{host.rpartition('@')[2]}{slash}{path}"
 
 
 # What a release on trial answers: what it wrote could not be kept.

@@ -41,7 +41,19 @@ def download(
     try:
         asyncio.run(_until_cancelled(_fetch(policy, url, target, progress, cancelled), cancelled))
     except (aiohttp.ClientError, TimeoutError) as error:
-        raise EgressError(f"{url} cannot be fetched: {error or type(error).__name__}", status=503) from error
+        # What says that a URL is none repeats it.
+        told = "" if isinstance(error, aiohttp.InvalidURL) else str(error)
+        text = f"{shown_url(url)} cannot be fetched: {told or type(error).__name__}"
+        raise EgressError(text, status=503) from error
+
+
+def shown_url(source: str) -> str:
+    """Return where something comes from without what a URL may hold beside: a password, a token in the query."""
+    if "://" not in source:
+        return source
+    rest = source.partition("://")[2].partition("?")[0].partition("#")[0]
+    host, slash, path = rest.partition("/")
+    return f"{source.partition('://')[0]}://{host.rpartition('@')[2]}{slash}{path}"
 
 
 async def _until_cancelled(work: Coroutine[Any, Any, None], cancelled: Callable[[], bool]) -> None:
@@ -64,12 +76,13 @@ async def _fetch(
     progress: Callable[[int, int], None],
     cancelled: Callable[[], bool],
 ) -> None:
+    shown = shown_url(url)
     async with egress_client(policy) as client, client.get(url, allow_redirects=False) as response:
         if response.status != HTTPStatus.OK:
-            raise EgressError(f"{url} answers {response.status}; redirects are not followed.", status=503)
+            raise EgressError(f"{shown} answers {response.status}; redirects are not followed.", status=503)
         # The bytes are taken as they come: a small compressed answer could unpack to any size.
         if response.headers.get("content-encoding", "identity").lower() != "identity":
-            raise EgressError(f"{url} answers with a compressed file though none was asked for.", status=503)
+            raise EgressError(f"{shown} answers with a compressed file though none was asked for.", status=503)
         total = response.content_length or 0
         _require_space(target, total)
         done = 0
@@ -78,7 +91,7 @@ async def _fetch(
                 done += len(piece)
                 _check(cancelled)
                 if done > MAX_BYTES:
-                    raise EgressError(f"{url} sends more than {MAX_BYTES} bytes")
+                    raise EgressError(f"{shown} sends more than {MAX_BYTES} bytes")
                 _require_space(target, len(piece))
                 file.write(piece)
                 progress(done, total)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import shutil
+import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -29,8 +30,9 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.encodings.append(self.headers["Accept-Encoding"])
         self.send_response(200)
-        body = BOMB if self.path == "/bomb" else CONTENT
-        if self.path == "/bomb":
+        is_bomb = self.path.startswith("/bomb")
+        body = BOMB if is_bomb else CONTENT
+        if is_bomb:
             self.send_header("Content-Encoding", "gzip")
         if self.path != "/unsized":
             self.send_header("Content-Length", str(len(body)))
@@ -95,6 +97,26 @@ def test_a_disk_without_room_ends_it(
         download(LOOPBACK, f"{server[0]}{path}", tmp_path / "f", nothing, never)
 
     assert raised.value.status == 507
+
+
+@pytest.mark.parametrize("server_does", ["compresses", "is not there", "cannot be"])
+def test_why_it_failed_is_said_without_the_urls_secrets(
+    server: tuple[str, type[Handler]], tmp_path: Path, server_does: str
+) -> None:
+    """The log and the list of jobs have it."""
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        nobody = f"127.0.0.1:{closed.getsockname()[1]}"
+    places = {
+        "compresses": server[0].removeprefix("http://"),
+        "is not there": nobody,
+        "cannot be": "127.0.0.1:99999",
+    }
+    url = f"http://user:s3cret@{places[server_does]}/bomb?token=s3cret#s3cret"
+    with pytest.raises(EgressError) as raised:
+        download(LOOPBACK, url, tmp_path / "f", nothing, never)
+
+    assert f"http://{places[server_does]}/bomb" in raised.value.message
+    assert "s3cret" not in raised.value.message
 
 
 def test_a_silent_server_does_not_hold_a_cancelled_download(
