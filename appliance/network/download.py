@@ -82,7 +82,9 @@ async def _fetch(
             raise EgressError(f"{shown} answers {response.status}; redirects are not followed.", status=503)
         # The bytes are taken as they come: a small compressed answer could unpack to any size.
         if response.headers.get("content-encoding", "identity").lower() != "identity":
-            raise EgressError(f"{shown} answers with a compressed file though none was asked for.", status=503)
+            raise EgressError(
+                f"{shown} answers with a compressed file though none was asked for.", status=503
+            )
         total = response.content_length or 0
         _require_space(target, total)
         done = 0
