@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 from pathlib import Path
 from typing import Protocol
 
 from appliance.disk import write_whole
 from appliance.releases.errors import ReleaseError
+
+log = logging.getLogger(__name__)
 
 UNIT = "appliance.service"
 # Where install.sh copies the units to.
@@ -28,6 +31,9 @@ class Manager(Protocol):
 
     def start(self) -> None:
         """Return when it is ready. Raises ReleaseError when it does not become so."""
+
+    def start_later(self) -> None:
+        """Have it started, and kept being tried, without waiting for that: it waits for whoever switches now."""
 
 
 class Systemd:
@@ -57,6 +63,13 @@ class Systemd:
         # Starts that were given up while the switch was at work must not count against this one.
         self._run("reset-failed", UNIT, seconds=STOP_SECONDS)
         self._require("start", UNIT, seconds=START_SECONDS)
+
+    def start_later(self) -> None:
+        """Put the start into systemd's queue."""
+        try:
+            self._run("start", "--no-block", UNIT, seconds=STOP_SECONDS)
+        except ReleaseError as error:
+            log.warning("%s", error.message)
 
     def _renew_units(self) -> bool:
         """Install the release's units where install.sh put them; tell whether one was another."""

@@ -176,8 +176,9 @@ def recover(box: Box) -> None:
     journal = read_journal(box.layout.journal_path)
     if journal is None or journal.phase == "done":
         return
-    box.manager.stop()
-    box.say(settle(box))
+    with _started_in_the_end(box):
+        box.manager.stop()
+        box.say(settle(box))
     box.manager.start()
 
 
@@ -257,14 +258,25 @@ def _leave_opened(box: Box, journal: Journal, before: Release, after: Release, r
 
 def _return(box: Box, journal: Journal, reason: str) -> None:
     """Go back to the old release and start it."""
-    if journal.phase != "begun":
-        journal = msgspec.structs.replace(journal, phase="returning")
-        write_journal(box.layout.journal_path, journal)
-    box.say(f"Going back to {journal.before}: {reason}")
-    if journal.phase != "begun":
-        box.manager.stop()
-    _back(box, journal, reason)
+    with _started_in_the_end(box):
+        if journal.phase != "begun":
+            journal = msgspec.structs.replace(journal, phase="returning")
+            write_journal(box.layout.journal_path, journal)
+        box.say(f"Going back to {journal.before}: {reason}")
+        if journal.phase != "begun":
+            box.manager.stop()
+        _back(box, journal, reason)
     box.manager.start()
+
+
+@contextlib.contextmanager
+def _started_in_the_end(box: Box) -> Iterator[None]:
+    """Where the way back cannot be gone to its end (the disk is full), leave that to the next start, which comes."""
+    try:
+        yield
+    except BaseException:
+        box.manager.start_later()
+        raise
 
 
 def _back(box: Box, journal: Journal, reason: str) -> None:

@@ -106,12 +106,16 @@ class FakeService:
         self.box: Box | None = None
         self.release: Release | None = None
         self.starts = 0
+        self.wanted = False
 
     def running(self) -> bool:
         return self.release is not None
 
     def stop(self) -> None:
         self.release = None
+
+    def start_later(self) -> None:
+        self.wanted = True
 
     def start(self) -> None:
         if self.release is not None:

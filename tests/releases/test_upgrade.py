@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+from pathlib import Path
+
 import msgspec
 import pytest
 
@@ -9,7 +12,7 @@ from appliance.cli.upgrade import install_first, upgrade
 from appliance.control.client import run_command
 from appliance.control.errors import ControlError
 from appliance.errors import ApplianceError
-from appliance.releases import snapshot
+from appliance.releases import snapshot, switching
 from appliance.releases.errors import ClosedForWritesError, ReleaseError
 from appliance.releases.journal import Journal, Phase, driving, read_journal, write_journal
 from appliance.releases.switching import resume, switch
@@ -153,6 +156,47 @@ def test_a_configuration_that_cannot_be_put_back_keeps_no_box_from_coming_back(
     kept = box.layout.root / "configuration-before"
     assert kept.read_text() == CONFIGURATION
     assert str(kept) in caplog.text
+
+
+@pytest.mark.parametrize("phase", ["begun", "switching", "trial"])
+def test_where_the_way_back_cannot_be_gone_to_its_end_the_next_start_goes_it(
+    box: FakeBox, maker: Maker, monkeypatch: pytest.MonkeyPatch, phase: Phase
+) -> None:
+    before, real = box.service.rows(), switching.write_journal
+    full = False
+
+    def write(path: Path, journal: Journal) -> None:
+        nonlocal full
+        if full:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        real(path, journal)
+        full = journal.phase == phase
+
+    monkeypatch.setattr(switching, "write_journal", write)
+    with pytest.raises((ReleaseError, OSError), match="No space left"):
+        box.upgrade(maker.bundle(2, schema=3, crashes=True))
+    assert not box.service.running()
+    assert box.service.wanted
+    full, phase = False, "done"
+    box.service.start()
+    assert box.layout.current().sequence == 1
+    assert before <= box.service.rows()
+
+
+def test_a_switch_that_cannot_be_taken_back_leaves_no_box_stopped(box: FakeBox, maker: Maker) -> None:
+    journal = Journal(
+        kind="upgrade",
+        phase="returning",
+        before="1-0.1",
+        after="2-0.2",
+        data_dir=str(box.settings.data_dir),
+        snapshot=".upgrade-before-gone",
+        began=0,
+    )
+    write_journal(box.layout.journal_path, journal)
+    with pytest.raises(ReleaseError, match="is gone: restore a backup"):
+        box.upgrade(maker.bundle(2))
+    assert box.service.wanted
 
 
 def test_a_release_that_dies_after_it_took_writes_leaves_them(box: FakeBox, maker: Maker) -> None:
