@@ -13,6 +13,7 @@ import sys
 import uuid
 from typing import Any
 
+import httptools
 import msgspec
 from litestar.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -134,6 +135,9 @@ class Connection(HttpToolsProtocol):
         while self._asked_until is not None:
             data = self._head_as_plain_http() + data[self._asked_until :]
             self._asked_until = None
+            # The one before has ended the connection where the client wants that.
+            self.parser = httptools.HttpRequestParser(self)
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as the server's own
             super().data_received(data)
         # What comes in one read is small; only what adds up over many is counted here.
         self._useless_bytes = 0 if self._progress else self._useless_bytes + len(data)

@@ -244,6 +244,23 @@ async def test_a_request_for_another_protocol_is_served_with_its_body(asked: byt
     assert got.endswith(b"/last 0")
 
 
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"POST /asked HTTP/1.0\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n",
+        b"POST /asked HTTP/1.1\r\nConnection: close, Upgrade\r\nUpgrade: h2c\r\n",
+    ],
+    ids=["HTTP/1.0", "close"],
+)
+async def test_a_last_request_that_asks_for_another_protocol_is_answered(head: bytes) -> None:
+    async with box() as running:
+        reader, writer = await running.connect()
+        writer.write(head + b"Host: a\r\nContent-Length: 4\r\n\r\nbody")
+        got = await read_to_end(reader)
+        writer.close()
+    assert got.endswith(b"/asked 4")
+
+
 async def test_nothing_that_follows_a_request_for_a_tunnel_is_read() -> None:
     async with box() as running:
         reader, writer = await running.connect()
