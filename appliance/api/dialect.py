@@ -136,7 +136,7 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
                 error.retry_after = None
         elif isinstance(error, ForbiddenModelError) and self.hide_forbidden_models:
             return self.unknown_model(ModelNotFoundError(error.name, []))
-        elif isinstance(error, NoModelError) and self.detail_only:
+        elif isinstance(error, NoModelError) and self.wrong_task_text is not None:
             return self.unknown_model(ModelNotFoundError("", []))
         elif isinstance(error, WrongTaskError) and self.wrong_task_text is not None:
             return ApplianceError(self.wrong_task_text, status=self.wrong_task_status, type=error.type)
@@ -242,6 +242,16 @@ OPENGATELLM = Dialect(
     card_keys=frozenset(
         {"id", "type", "aliases", "created", "owned_by", "max_context_length", "costs", "object"}
     ),
+)
+
+# The union on the routes that only OpenGateLLM has: there it says of models what that API says.
+UNION_OF_ONE = msgspec.structs.replace(
+    UNION,
+    unknown_model_text=OPENGATELLM.unknown_model_text,
+    hide_forbidden_models=OPENGATELLM.hide_forbidden_models,
+    budget_status=OPENGATELLM.budget_status,
+    wrong_task_status=OPENGATELLM.wrong_task_status,
+    wrong_task_text=OPENGATELLM.wrong_task_text,
 )
 
 # The mounts beside the union's.

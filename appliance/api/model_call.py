@@ -39,22 +39,36 @@ class _Named(msgspec.Struct):
 
 
 async def begin(
-    request: Request[Any, Any, Any], body_type: type[B], route: Route, *, trimmed: bool = False
+    request: Request[Any, Any, Any],
+    body_type: type[B],
+    route: Route,
+    *,
+    trimmed: bool = False,
+    check: Callable[[B], object] | None = None,
 ) -> tuple[ModelCall, B]:
     """Admit a request to the model that its JSON body names, and check the body's fields.
 
-    ``trimmed`` leaves out the space around the name, of which something must be left (422).
-    Raises what ``admitted``, ``read_body`` and ``decoded`` raise.
+    ``trimmed`` leaves out the space around the name, of which something must be left (422). ``check`` raises for
+    what its type does not state.
+    Raises what ``admitted``, ``read_body``, ``decoded`` and ``check`` raise.
     """
     raw = await read_body(request)
     named = await peeked(raw, _Named)
     # Without a name there is nothing to call: decoding says what is wrong, or a default is meant.
     name = named.model if named is not None and isinstance(named.model, str) else None
     if name is not None and trimmed:
+        if not name.strip():
+            wrong = text_length_error(["body", "model"], name, least=1)
+            raise UnprocessableError([msgspec.structs.replace(wrong, input=name)])
         name = name.strip()
-        if not name:
-            raise UnprocessableError([text_length_error(["body", "model"], name, least=1)])
-    return await admitted(request, name, route, lambda: decoded(raw, body_type))
+
+    async def checked() -> B:
+        body = await decoded(raw, body_type)
+        if check is not None:
+            check(body)
+        return body
+
+    return await admitted(request, name, route, checked)
 
 
 async def admitted(

@@ -107,7 +107,7 @@ def describe_mounts(document: dict[str, Any], routes: Iterable[BaseRoute]) -> di
             continue
         for method, (handler, _) in route.route_handler_map.items():
             dialect: Dialect = handler.opt.get("dialect", UNION)
-            if dialect == UNION or method == "OPTIONS":
+            if dialect.prefix == UNION.prefix or method == "OPTIONS":
                 continue
             twin = paths.get(route.path_format.removeprefix(dialect.platform), {}).get(method.lower())
             if twin is None:

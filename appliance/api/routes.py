@@ -44,7 +44,7 @@ from appliance.api.admin.tokens import (
 )
 from appliance.api.admin.usage import list_usage
 from appliance.api.admin.users import create_user, delete_user, get_user, list_users, update_user
-from appliance.api.dialect import COMPACTIFAI, COMPRESSA, OPENGATELLM, UNION, Dialect
+from appliance.api.dialect import COMPACTIFAI, COMPRESSA, OPENGATELLM, UNION, UNION_OF_ONE, Dialect
 from appliance.api.documentation import (
     documentation,
     documentation_asset,
@@ -177,12 +177,17 @@ def routes(settings: Settings) -> list[ControllerRouterHandler]:
     """Return all routes: the open ones, those at the root, and one mount per dialect."""
     return [
         *served([*PUBLIC, metrics, *SERVER, *RERANK_FAMILIES], settings),
-        mount(UNION, [*GENERATION, *ENCODING, *USAGE, management(settings, ADMIN_EXTRAS)], AUDIO, settings),
+        mount(
+            UNION,
+            [*GENERATION, *ENCODING, *USAGE, management(settings, UNION_OF_ONE, ADMIN_EXTRAS)],
+            AUDIO,
+            settings,
+        ),
         mount(COMPRESSA, [*GENERATION, *ENCODING], [], settings),
         mount(COMPACTIFAI, [*GENERATION, *USAGE], AUDIO, settings),
         mount(
             OPENGATELLM,
-            [list_models, get_model, chat_completions, *ENCODING, management(settings)],
+            [list_models, get_model, chat_completions, *ENCODING, management(settings, OPENGATELLM)],
             AUDIO,
             settings,
         ),
@@ -203,10 +208,13 @@ def routes(settings: Settings) -> list[ControllerRouterHandler]:
     ]
 
 
-def management(settings: Settings, extras: Sequence[ControllerRouterHandler] = ()) -> Router:
+def management(
+    settings: Settings, dialect: Dialect, extras: Sequence[ControllerRouterHandler] = ()
+) -> Router:
     """Return the routes that only OpenGateLLM has, whose clients read FastAPI's lists of wrong fields."""
     handlers = served([*ADMIN, *extras, *ACCOUNT, ocr, *KNOWLEDGE], settings)
-    return Router(path="/", route_handlers=handlers, opt={"unprocessable": "all", "always_detail": True})
+    own = {"dialect": dialect, "unprocessable": "all", "always_detail": True}
+    return Router(path="/", route_handlers=handlers, opt=own)
 
 
 def served(handlers: Sequence[ControllerRouterHandler], settings: Settings) -> list[ControllerRouterHandler]:

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from tests.api.upstreams import routed
+from tests.api.upstreams import add_provider, make_router, routed
 from tests.gateway.upstream.fake import MODEL, FakeUpstream
+from tests.people import limits, make_person, make_role
 from tests.service import Service
 
 
@@ -81,6 +82,28 @@ def test_a_schema_of_annotations_is_needed_where_they_are_held_to_one(
     assert answer.status_code == 422, answer.text
     place = ["body", "bbox_annotation_format", "json_schema", "schema_definition"]
     assert [wrong["loc"] for wrong in answer.json()["detail"]] == [place]
+    assert upstream.posted == []
+
+
+def test_the_union_says_of_models_that_read_documents_what_the_only_api_that_has_them_says(
+    box: Service, upstream: FakeUpstream
+) -> None:
+    router, name = make_router(box, "image-to-text", cost_completion_tokens=1.0)
+    add_provider(box, router, upstream.base_url, type="mistral")
+    poor = make_person(box, make_role(box), budget=0)
+    limited = make_person(box, make_role(box, limits=limits(router)[1:]))
+    chat = routed(box, upstream)
+    document = {"type": "document_url", "document_url": "data:application/pdf;base64,AAAA"}
+    for person, model, status, detail in (
+        (poor, "no-such-model", 404, "Model not found."),
+        (poor, chat, 422, "Wrong model type."),
+        (poor, name, 400, "Insufficient budget."),
+        (limited, name, 403, "Insufficient permissions to access the model."),
+    ):
+        with person.http as http:
+            for mount in ("/v1", "/opengatellm/v1"):
+                answer = http.post(f"{mount}/ocr", json={"model": model, "document": document})
+                assert (answer.status_code, answer.json()["detail"]) == (status, detail)
     assert upstream.posted == []
 
 

@@ -18,6 +18,7 @@ from appliance.api.openai.forwarding.counts import token_count
 from appliance.api.openai.forwarding.target import client_of, headers_for, upstream_of
 from appliance.api.openai.ocr_images import limited_images
 from appliance.api.openai.usage import Meter
+from appliance.api.validation import shown_input
 from appliance.gateway.call import ModelCall
 from appliance.gateway.errors import NoModelError, ProviderBusyError
 from appliance.gateway.routing.records import Provider
@@ -31,24 +32,24 @@ MAX_PAGES = 10_000
 LAST_PAGE = 1_000_000
 
 
-class ImageUrl(msgspec.Struct):
+class ImageURL(msgspec.Struct):
     """Where an image is, as an object."""
 
     url: str
     detail: str | None = None
 
 
-class DocumentUrlChunk(msgspec.Struct, tag="document_url", tag_field="type"):
+class DocumentURLChunk(msgspec.Struct, tag="document_url", tag_field="type"):
     """A document by its address, or as a data URL."""
 
     document_url: str
     document_name: str | None = None
 
 
-class ImageUrlChunk(msgspec.Struct, tag="image_url", tag_field="type"):
+class ImageURLChunk(msgspec.Struct, tag="image_url", tag_field="type"):
     """An image by its address, or as a data URL."""
 
-    image_url: str | ImageUrl
+    image_url: str | ImageURL
 
 
 class JsonSchema(msgspec.Struct):
@@ -71,7 +72,7 @@ class ResponseFormat(msgspec.Struct):
 class OcrRequest(msgspec.Struct, kw_only=True):
     """The body; §10.3 of OpenGateLLM's contract. ``pages`` count from 0: a number, "2-5", or a list of both."""
 
-    document: DocumentUrlChunk | ImageUrlChunk
+    document: DocumentURLChunk | ImageURLChunk
     model: str | None = None
     pages: int | str | list[int | str] | None = None
     include_image_base64: bool | None = None
@@ -97,11 +98,10 @@ DEFAULTS: dict[str, Any] = dict.fromkeys(
 async def ocr(request: Request[Any, Any, State]) -> Response[bytes]:
     """Read a document or an image: the text of each page as Markdown, and its images."""
     try:
-        call, body = await begin(request, OcrRequest, OCR)
+        call, body = await begin(request, OcrRequest, OCR, check=_check)
     except NoModelError as error:
         error.status = 404  # OpenGateLLM alone has this route, and it looks for a model of no name
         raise
-    _check_formats(body)
     pages = page_numbers(body.pages)
 
     async def answer(provider: Provider) -> Response[bytes]:
@@ -112,8 +112,8 @@ async def ocr(request: Request[Any, Any, State]) -> Response[bytes]:
     return await call.dispatch(answer)
 
 
-def _check_formats(body: OcrRequest) -> None:
-    """Check that every JSON schema of annotations is one. Raises UnprocessableError (422)."""
+def _check(body: OcrRequest) -> None:
+    """Check that every JSON schema of annotations is one, and the pages. Raises UnprocessableError (422)."""
     for name in ("bbox_annotation_format", "document_annotation_format"):
         annotation: ResponseFormat | None = getattr(body, name)
         held = None if annotation is None else annotation.json_schema
@@ -121,6 +121,7 @@ def _check_formats(body: OcrRequest) -> None:
             raise UnprocessableError(
                 [FieldError(["body", name, "json_schema", "schema_definition"], "Field required", "missing")]
             )
+    page_numbers(body.pages)
 
 
 def page_numbers(pages: int | str | list[int | str] | None) -> list[int] | None:
@@ -131,7 +132,7 @@ def page_numbers(pages: int | str | list[int | str] | None) -> list[int] | None:
     for item in pages if isinstance(pages, list) else [pages]:
         first, last = _range(item)
         if last - first >= MAX_PAGES - len(numbers):
-            raise wrong_value("pages", f"At most {MAX_PAGES} pages can be asked for at once.")
+            raise wrong_value("pages", f"At most {MAX_PAGES} pages can be asked for at once.", item)
         numbers += range(first, last + 1)
     return list(dict.fromkeys(numbers))
 
@@ -143,10 +144,12 @@ def _range(item: int | str) -> tuple[int, int]:
     if len(words) > 2 or not all(
         word.isascii() and word.isdecimal() and len(word) <= len(str(LAST_PAGE)) for word in words
     ):
-        raise wrong_value("pages", 'A page is a number from 0, or a range such as "2-5".')
+        raise wrong_value("pages", 'A page is a number from 0, or a range such as "2-5".', shown_input(item))
     first, last = int(words[0]), int(words[-1])
     if last < first or last > LAST_PAGE:
-        raise wrong_value("pages", f"A range of pages ends after its beginning, at {LAST_PAGE} at most.")
+        raise wrong_value(
+            "pages", f"A range of pages ends after its beginning, at {LAST_PAGE} at most.", item
+        )
     return first, last
 
 
