@@ -6,7 +6,7 @@ from typing import Any
 
 from msgspec import inspect
 
-from appliance.api.validation import FALSE_WORDS, TRUE_WORDS, parsed_int, type_info
+from appliance.api.validation import FALSE_WORDS, TRUE_WORDS, parsed_float, parsed_int, type_info
 
 
 def lenient(value: Any, type_: Any) -> Any:
@@ -48,7 +48,7 @@ def _scalar(kind: inspect.Type, value: Any) -> Any:
             case inspect.IntType(), str():
                 return parsed_int(value)
             case inspect.FloatType(), str():
-                return float(value)
+                return parsed_float(value)
     except ValueError:
         return value
     return value

@@ -66,9 +66,15 @@ def gathered(*reads: Callable[[], Any]) -> list[Any]:
     return found
 
 
+def query_text(request: Request[Any, Any, Any], name: str) -> str | None:
+    """Return a parameter of the query, the last of several (FastAPI's rule); None when it is absent."""
+    values: list[str] = request.query_params.getall(name, [])
+    return values[-1] if values else None
+
+
 def query_int(request: Request[Any, Any, Any], name: str, default: int, *, least: int, most: int) -> int:
     """Return an integer of the query. Raises UnprocessableError (422)."""
-    text = request.query_params.get(name)
+    text = query_text(request, name)
     if text is None:
         return default
     return _checked(name, text, least, most)
@@ -76,7 +82,7 @@ def query_int(request: Request[Any, Any, Any], name: str, default: int, *, least
 
 def optional_query_int(request: Request[Any, Any, Any], name: str) -> int | None:
     """Return an integer of the query, None when it is absent or empty. Raises UnprocessableError (422)."""
-    text = request.query_params.get(name)
+    text = query_text(request, name)
     return None if text in (None, "", "null") else _checked(name, str(text), 0, LARGEST)
 
 
@@ -85,7 +91,7 @@ def optional_query_id(request: Request[Any, Any, Any], name: str) -> int | None:
 
     Raises UnprocessableError (422).
     """
-    text = request.query_params.get(name)
+    text = query_text(request, name)
     return None if text in (None, "", "null") else row_id(_checked(name, str(text), -LARGEST, LARGEST))
 
 
@@ -107,9 +113,9 @@ def _checked(name: str, text: str, least: int, most: int) -> int:
 def _choice(
     request: Request[Any, Any, Any], name: str, other: str, allowed: tuple[str, ...], default: str
 ) -> str:
-    value = request.query_params.get(name)
+    value = query_text(request, name)
     if value is None:
-        alike = request.query_params.get(other)
+        alike = query_text(request, other)
         return str(alike) if alike in allowed else default
     if value not in allowed:
         words = listed(allowed)

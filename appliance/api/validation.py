@@ -282,17 +282,29 @@ def _integer(kind: inspect.IntType, value: Any, at: _Location) -> Iterator[Field
 def parsed_int(text: str) -> int:
     """Return the integer that a text is, also with zeros behind the point.
 
-    Raises ValueError for anything else, and beyond SHOWN_CHARACTERS: reading digits takes the square of their count.
+    Raises ValueError for anything else (digits of other scripts too), and beyond SHOWN_CHARACTERS: reading digits
+    takes the square of their count.
     """
     if len(text) > SHOWN_CHARACTERS:
         raise ValueError(f"no number has more than {SHOWN_CHARACTERS} characters here")
-    return int(_ZEROS.sub("", text))
+    return int(_ZEROS.sub("", _plain_digits(text)))
+
+
+def parsed_float(text: str) -> float:
+    """Return the number that a text is. Raises ValueError for anything else, digits of other scripts too."""
+    return float(_plain_digits(text))
+
+
+def _plain_digits(text: str) -> str:
+    if not text.strip().isascii():
+        raise ValueError("numbers have ASCII digits")
+    return text
 
 
 def _number(kind: inspect.FloatType, value: Any, at: _Location) -> Iterator[FieldError]:
     if isinstance(value, str):
         try:
-            number = float(value)
+            number = parsed_float(value)
         except ValueError:
             message = "Input should be a valid number, unable to parse string as a number"
             yield _error(at, message, "float_parsing", value)

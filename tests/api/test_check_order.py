@@ -47,6 +47,38 @@ def test_a_wrong_body_is_said_before_a_model_of_another_task(service: Service) -
     assert right.json() == {"detail": "Wrong model type."}
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "location"),
+    [
+        ("/embeddings", {"input": []}, ["input"]),
+        ("/embeddings", {"input": [1.5]}, ["input", "list[int]", 0]),
+        ("/embeddings", {"input": "a", "encoding_format": "base64"}, ["encoding_format"]),
+        ("/rerank", {"documents": ["a"]}, ["query"]),
+        ("/rerank", {"query": "a", "prompt": "a", "documents": ["a"]}, []),
+        ("/chat/completions", {"messages": [], "stop": list("abcde")}, ["stop"]),
+        ("/ocr", {"document": {"type": "image_url", "image_url": "x"}, "pages": "2-1"}, ["pages"]),
+    ],
+)
+def test_a_rule_that_no_type_states_is_said_before_an_unknown_model(
+    service: Service, path: str, body: dict[str, Any], location: list[Any]
+) -> None:
+    with service.http as http:
+        for name in ("no-such-model", SPEECH):
+            answer = http.post(f"{OPENGATELLM}{path}", json={"model": name, **body})
+            assert answer.status_code == 422, answer.text
+            assert answer.json()["detail"][0]["loc"] == ["body", *location]
+
+
+def test_the_query_is_checked_before_an_unknown_model(service: Service) -> None:
+    body = {"model": "no-such-model", "messages": []}
+    with service.http as http:
+        answers = [
+            http.post(f"{OPENGATELLM}/chat/completions", params={"required": value}, json=body)
+            for value in ("perhaps", "true", "false")
+        ]
+    assert [answer.status_code for answer in answers] == [422, 403, 404]
+
+
 def test_a_wrong_field_of_a_form_is_said_before_an_unknown_model(service: Service) -> None:
     person = make_person(service)
     for mount, status in (("/v1", 400), ("/compactifai/v1", 400), (OPENGATELLM, 422)):

@@ -290,22 +290,27 @@ def test_a_search_that_is_none_is_no_matter(service: Service) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "status"), [("true", 200), ("false", 200), ("0", 200), ("perhaps", 422), ("", 422)]
+    ("value", "status"), [("true", 403), ("on", 403), ("false", 200), ("0", 200), ("perhaps", 422), ("", 422)]
 )
-def test_the_parameter_required_is_a_boolean_without_effect(
+def test_a_chat_that_requires_a_vector_store_is_told_that_there_is_none(
     service: Service, value: str, status: int
 ) -> None:
     with service.http as http:
-        answer = http.post(
-            f"{MOUNT}/chat/completions",
-            params={"required": value},
-            json={"model": CHAT, "messages": QUESTION, "max_tokens": 1},
-        )
+        answers = [
+            http.post(
+                f"{mount}/chat/completions",
+                params={"required": value},
+                json={"model": CHAT, "messages": QUESTION, "max_tokens": 1},
+            )
+            for mount in (MOUNT, "/v1")
+        ]
 
-    assert answer.status_code == status
+    assert [answer.status_code for answer in answers] == [status, status]
     if status == 422:
-        (wrong,) = refusal(answer, 422)
+        (wrong,) = refusal(answers[0], 422)
         assert (wrong["loc"], wrong["type"]) == (["query", "required"], "bool_parsing")
+    if status == 403:
+        assert refusal(answers[0], 403) == "Feature not enabled, please contact an administrator."
 
 
 # -- embeddings and rerank
@@ -325,10 +330,12 @@ def test_embeddings_have_the_keys_of_the_api(service: Service) -> None:
     [
         ({"input": ""}, ["body", "input"], "string_too_short"),
         ({"input": []}, ["body", "input"], "too_short"),
-        ({"input": 5}, ["body", "input", "str"], "string_type"),
-        ({"input": [{}]}, ["body", "input", "str"], "string_type"),
+        ({"input": 5}, ["body", "input", "list[int]"], "list_type"),
+        ({"input": None}, ["body", "input", "list[int]"], "list_type"),
+        ({"input": [{}]}, ["body", "input", "list[int]", 0], "int_type"),
         ({}, ["body", "input"], "missing"),
         ({"input": "a", "encoding_format": "base64"}, ["body", "encoding_format"], "literal_error"),
+        ({"input": "a", "encoding_format": True}, ["body", "encoding_format"], "literal_error"),
         ({"input": "a", "dimensions": "many"}, ["body", "dimensions"], "int_parsing"),
     ],
 )
@@ -338,6 +345,7 @@ def test_wrong_embedding_fields_are_named(
     wrong = refusal(post(service, "/embeddings", {"model": EMBEDDING, **fields}), 422)
 
     assert (wrong[0]["loc"], wrong[0]["type"]) == (location, kind)
+    assert all(set(each) - {"ctx"} == {"loc", "type", "msg", "input"} for each in wrong)
 
 
 def test_rerank_answers_as_the_api_does(service: Service) -> None:

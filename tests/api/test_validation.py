@@ -55,6 +55,13 @@ class Sample(msgspec.Struct, kw_only=True):
             None,
         ),
         (
+            {"count": "١"},
+            ["count"],
+            "int_parsing",
+            "Input should be a valid integer, unable to parse string as an integer",
+            None,
+        ),
+        (
             {"count": 1e30},
             ["count"],
             "int_parsing_size",

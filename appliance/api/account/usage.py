@@ -12,7 +12,7 @@ from appliance.api.authentication import account_of
 from appliance.api.errors import dialect_of
 from appliance.api.field_errors import wrong_field
 from appliance.api.fields import LARGEST
-from appliance.api.paging import DEFAULT_LIMIT, LARGEST_LIMIT, gathered, query_int
+from appliance.api.paging import DEFAULT_LIMIT, LARGEST_LIMIT, gathered, query_int, query_text
 from appliance.api.validation import listed as alternatives
 from appliance.api.validation import shown_input
 from appliance.clock import now_ms
@@ -97,7 +97,7 @@ def _bounded(milliseconds: int) -> int:
 
 
 def _endpoint(request: Request[Any, Any, State]) -> str | None:
-    endpoint = request.query_params.get("endpoint")
+    endpoint = query_text(request, "endpoint")
     if endpoint is None or endpoint in ENDPOINTS:
         return endpoint
     words = alternatives(ENDPOINTS)

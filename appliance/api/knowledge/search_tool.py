@@ -9,6 +9,8 @@ from litestar import Request
 
 from appliance.api.field_errors import FieldError, InvalidFieldError, UnprocessableError
 from appliance.api.knowledge.not_enabled import NotEnabledError
+from appliance.api.leniency import lenient
+from appliance.api.paging import query_text
 from appliance.api.validation import value_errors
 
 Key = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
@@ -53,11 +55,16 @@ class SearchFields(Protocol):
 
 
 def check_required(request: Request[Any, Any, Any]) -> None:
-    """Check the query parameter ``required``, which has no effect. Raises UnprocessableError."""
-    text = request.query_params.get("required")
+    """Check the query parameter ``required``: whether there must be a vector store, of which there is none.
+
+    Raises UnprocessableError, NotEnabledError (403).
+    """
+    text = query_text(request, "required")
     errors = [] if text is None else value_errors(text, bool, ["query", "required"])
     if errors:
         raise UnprocessableError(errors)
+    if text is not None and lenient(text, bool) is True:
+        raise NotEnabledError
 
 
 def refuse_search(body: SearchFields) -> None:

@@ -14,6 +14,7 @@ from litestar.datastructures import State
 from appliance.api.authentication import account_of
 from appliance.api.body import read_json
 from appliance.api.field_errors import UnprocessableError, wrong_field
+from appliance.api.validation import shown_input
 from appliance.clock import now_ms
 from appliance.errors import InvalidRequestError
 from appliance.gateway.gateway import Gateway
@@ -61,7 +62,9 @@ async def usage_report(request: Request[Any, Any, State]) -> Response[bytes]:
     end = None if body.end_time is None else _moment("end_time", body.end_time)
     zone = zone_of(body.window_timezone or "UTC") if body.window_timezone != "" else None
     if zone is None:
-        raise wrong_field("window_timezone", "Value error, unknown time zone")
+        raise wrong_field(
+            "window_timezone", "Value error, unknown time zone", input=shown_input(body.window_timezone)
+        )
     await gateway.usage.flush()
     if end is None:
         end = now_ms() + 1  # so that what has just ended is counted
@@ -104,15 +107,15 @@ def _moment(field: str, text: str) -> int:
     """Return the first UTC millisecond not before an RFC 3339 time: of whole ones, half-open ranges stay exact."""
     match = _TIME.fullmatch(text)
     if match is None:
-        raise _wrong_time(field)
+        raise _wrong_time(field, text)
     day, minute, second, fraction, sign, hours, minutes = match.groups()
     leap = second == "60"
     try:
         local = datetime.fromisoformat(f"{day}T{minute}:{'59' if leap else second}").replace(tzinfo=UTC)
     except ValueError:
-        raise _wrong_time(field) from None
+        raise _wrong_time(field, text) from None
     if int(hours or 0) > 23 or int(minutes or 0) > 59:
-        raise _wrong_time(field)
+        raise _wrong_time(field, text)
     offset = timedelta(hours=int(hours or 0), minutes=int(minutes or 0))
     # A leap second is the next minute's first.
     moment = (local - EPOCH) // MILLISECOND + (1000 if leap else 0)
@@ -122,10 +125,9 @@ def _moment(field: str, text: str) -> int:
     return moment + int(whole) + bool(rest)
 
 
-def _wrong_time(field: str) -> UnprocessableError:
-    return wrong_field(
-        field, "Value error, not a time of RFC 3339 with an offset, such as 2026-03-01T00:00:00Z"
-    )
+def _wrong_time(field: str, text: str) -> UnprocessableError:
+    message = "Value error, not a time of RFC 3339 with an offset, such as 2026-03-01T00:00:00Z"
+    return wrong_field(field, message, input=shown_input(text))
 
 
 def _shown(row: ReportRow, user_id: int, windows: Windows) -> dict[str, Any]:

@@ -141,6 +141,16 @@ def test_requests_are_picked_by_endpoint(bare_service: Service) -> None:
     assert listed(person, endpoint="/v1/ocr") == []
 
 
+def test_of_a_repeated_parameter_the_last_counts(bare_service: Service) -> None:
+    with bare_service.http as http:
+        answers = [
+            http.get("/v1/me/usage", params=[(name, first), (name, last)])
+            for name, good, bad in (("limit", "1", "x"), ("endpoint", "/v1/ocr", "x"))
+            for first, last in ((bad, good), (good, bad))
+        ]
+    assert [answer.status_code for answer in answers] == [200, 422, 200, 422]
+
+
 @pytest.mark.parametrize(
     "query",
     [
@@ -150,6 +160,7 @@ def test_requests_are_picked_by_endpoint(bare_service: Service) -> None:
         {"offset": "9" * 30},
         {"start_time": "yesterday"},
         {"start_time": "1e9"},
+        {"start_time": "١"},
         {"end_time": "9" * 5000},
         {"endpoint": "/v1/nothing"},
         {"endpoint": ""},

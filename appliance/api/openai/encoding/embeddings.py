@@ -43,14 +43,16 @@ class DeclaredEmbeddingRequest(msgspec.Struct, kw_only=True):
     """What OpenGateLLM's gateway itself checks of the body."""
 
     model: str
-    input: str | list[Any]
-    encoding_format: str | None = None
+    input: Any
+    encoding_format: Any = None
     dimensions: int | None = None
 
 
 class EmbeddingRequest(DeclaredEmbeddingRequest, kw_only=True):
     """The body; §15 of the contract. The fields from ``user`` on are accepted and ignored."""
 
+    input: str | list[Any]
+    encoding_format: str | None = None
     truncate_prompt_tokens: int | None = None
     user: Any = None
     additional_data: Any = None
@@ -78,8 +80,7 @@ async def embeddings(request: Request[Any, Any, State]) -> Response[Any]:
     call: ModelCall
     body: DeclaredEmbeddingRequest
     if dialect.declared_fields_only:
-        call, body = await begin(request, DeclaredEmbeddingRequest, EMBEDDING)
-        _check_plain(body)
+        call, body = await begin(request, DeclaredEmbeddingRequest, EMBEDDING, check=_check_plain)
     else:
         call, body = await begin(request, EmbeddingRequest, EMBEDDING)
     meter = Meter(call, dialect)
@@ -125,10 +126,10 @@ def _check_plain(body: DeclaredEmbeddingRequest) -> None:
     """Check what OpenGateLLM's mount declares more narrowly. Raises UnprocessableError."""
     errors: list[FieldError] = []
     forms = (
-        (str, "str"),
-        (list[str], "list[str]"),
         (list[int], "list[int]"),
         (list[list[int]], "list[list[int]]"),
+        (str, "str"),
+        (list[str], "list[str]"),
     )
     wrong = [value_errors(body.input, form, ["body", "input", name]) for form, name in forms]
     if all(wrong):

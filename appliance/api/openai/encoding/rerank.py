@@ -15,11 +15,11 @@ from litestar.datastructures import State
 
 from appliance.api.disconnect import until_disconnect
 from appliance.api.errors import dialect_of
-from appliance.api.field_errors import FieldError, UnprocessableError, missing_field
+from appliance.api.field_errors import FieldError, UnprocessableError, wrong_field
 from appliance.api.model_call import ANY_MODEL, RERANKING, begin
 from appliance.api.openai.forwarding.scores import forwarded_scores
 from appliance.api.openai.usage import Meter, PromptUsage
-from appliance.api.validation import MAX_ERRORS, list_length_error, text_length_error
+from appliance.api.validation import MAX_ERRORS, list_length_error, shown_input, text_length_error
 from appliance.engines.encoding.reranking import RerankEngine
 from appliance.gateway.call import ModelCall
 from appliance.gateway.catalog import Catalog
@@ -126,7 +126,7 @@ async def rerank(request: Request[Any, Any, State]) -> Response[bytes]:
 
 async def _gateway_rerank(request: Request[Any, Any, State]) -> Response[bytes]:
     """Answer as OpenGateLLM does: a shorter result, also for no documents at all."""
-    call, body = await begin(request, GatewayRerankRequest, RERANKING, trimmed=True)
+    call, body = await begin(request, GatewayRerankRequest, RERANKING, trimmed=True, check=_gateway_query)
     options = RerankOptions(query=_gateway_query(body), top_n=body.top_n)
     ranked = (
         (await rank(request, call, options, body.documents, "documents")).documents if body.documents else []
@@ -150,20 +150,27 @@ def _gateway_query(body: GatewayRerankRequest) -> str:
                     ["body"],
                     "Value error, query and prompt cannot be given together",
                     "value_error",
-                    ctx={"error": {}},
+                    _came(body),
+                    {"error": {}},
                 )
             ]
         )
     name = "prompt" if body.query is None and body.prompt is not None else "query"
     query = body.prompt if body.query is None else body.query
     if query is None:
-        raise missing_field("query")
+        raise wrong_field("query", "Field required", "missing", input=_came(body))
     texts: list[tuple[list[str | int], str]] = [(["body", name], query)]
     texts += [(["body", "documents", place], text) for place, text in enumerate(body.documents)]
     errors = [text_length_error(at, text, least=1) for at, text in texts if not text.strip()]
     if errors:
         raise UnprocessableError(errors[:MAX_ERRORS])
     return query
+
+
+def _came(body: GatewayRerankRequest) -> Any:
+    """Return the fields that a body has, as an error may repeat them."""
+    given = msgspec.to_builtins(body)
+    return shown_input({name: value for name, value in given.items() if value is not None})
 
 
 async def reranking(

@@ -130,13 +130,16 @@ async def _begin(
         return await begin(request, ChatRequest, CHAT)
     call: ModelCall
     body: SearchChatRequest | DeclaredChatRequest
-    if dialect.declared_fields_only:
-        call, body = await begin(request, DeclaredChatRequest, CHAT)
-        if isinstance(body.stop, list):
+
+    def check(body: SearchChatRequest | DeclaredChatRequest) -> None:
+        if isinstance(body, DeclaredChatRequest) and isinstance(body.stop, list):
             check_stop_count(body.stop, dialect.max_stops)
+        check_required(request)
+
+    if dialect.declared_fields_only:
+        call, body = await begin(request, DeclaredChatRequest, CHAT, check=check)
     else:
-        call, body = await begin(request, SearchChatRequest, CHAT)
-    check_required(request)
+        call, body = await begin(request, SearchChatRequest, CHAT, check=check)
     refuse_search(body)
     return call, body
 

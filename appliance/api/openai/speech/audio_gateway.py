@@ -16,7 +16,7 @@ from appliance.api.field_errors import FieldError, UnprocessableError
 from appliance.api.form import MULTIPART, URL_ENCODED, Form, content_type, uploaded_form
 from appliance.api.leniency import lenient
 from appliance.api.openai.usage import Meter
-from appliance.api.validation import listed, value_errors
+from appliance.api.validation import listed, shown_input, value_errors
 from appliance.engines.speech.contract import TranscriptionOptions
 from appliance.engines.speech.languages import LANGUAGE_WORDS, language_code
 from appliance.errors import ApplianceError
@@ -57,7 +57,7 @@ async def limited_form(
     lists = dialect.output_language or dialect.plain_transcriptions
     if lists and content_type(request) not in (MULTIPART, URL_ENCODED):
         raise UnprocessableError(
-            [FieldError(["body", name], "Field required", "missing") for name in ("file", "model")]
+            [FieldError(["body", name], "Field required", "missing", None) for name in ("file", "model")]
         )
     most_of_file = dialect.max_audio_bytes
     if most_of_file is None:
@@ -86,10 +86,11 @@ def file_errors(form: Form) -> list[FieldError]:
     """Return what FastAPI says of a form without its file, or with a text in its place."""
     if form.file is not None:
         return []
-    if form.get("file"):
+    text = form.get("file")
+    if text:
         message = "Value error, Expected UploadFile, received: <class 'str'>"
-        return [FieldError(["body", "file"], message, "value_error", ctx={"error": {}})]
-    return [FieldError(["body", "file"], "Field required", "missing")]
+        return [FieldError(["body", "file"], message, "value_error", shown_input(text), {"error": {}})]
+    return [FieldError(["body", "file"], "Field required", "missing", None)]
 
 
 def gateway_form(form: Form) -> tuple[Upload, GatewayFields]:
