@@ -354,3 +354,22 @@ def test_boxes_in_a_circle_end_by_themselves(tmp_path_factory: pytest.TempPathFa
         )
     assert hops.status_code == 503
     assert "boxes" in service.log.read_text()
+
+
+def test_a_client_that_claims_to_come_through_many_boxes_does_not_count_as_a_providers_failure(
+    box: Service, upstream: FakeUpstream
+) -> None:
+    """Three failures turn everybody away from a provider."""
+    model = routed(box, upstream, type="appliance")
+    body = {"model": model, "messages": [{"role": "user", "content": "x"}]}
+    with box.http as http:
+        for _ in range(4):
+            refused = http.post("/v1/chat/completions", json=body, headers={"X-Appliance-Hops": "8"})
+            assert refused.status_code == 503
+        (line,) = [
+            line
+            for line in http.get("/metrics").text.splitlines()
+            if line.startswith("appliance_provider_healthy") and f'"{model}"' in line
+        ]
+    assert not upstream.posted
+    assert line.endswith(" 1.0")
