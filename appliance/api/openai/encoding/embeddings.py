@@ -136,7 +136,7 @@ def _check_plain(body: DeclaredEmbeddingRequest) -> None:
         errors += [each for form in wrong for each in form]
     elif not body.input:
         shortest = text_length_error if isinstance(body.input, str) else list_length_error
-        errors.append(shortest(["body", "input"], body.input, least=1))  # type: ignore[arg-type] # each its own kind
+        errors.append(shortest(["body", "input"], body.input, least=1))
     errors += value_errors(body.encoding_format, Literal["float"] | None, ["body", "encoding_format"])
     if errors:
         raise UnprocessableError(errors[:MAX_ERRORS])
