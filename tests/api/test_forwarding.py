@@ -66,6 +66,15 @@ def test_the_body_goes_as_it_came_but_for_the_model(box: Service, model: str, up
     assert sent.json == {"model": MODEL, "messages": messages, **fields}
 
 
+def test_what_points_at_other_requests_of_a_server_stays_here(
+    box: Service, model: str, upstream: FakeUpstream
+) -> None:
+    """All users of the box are one client to it, which may name what it holds of any of them."""
+    answer = ask(box, model, kv_transfer_params={"do_remote_prefill": True}, id_slot=0, new_field=1)
+    assert answer.status_code == 200, answer.text
+    assert set(upstream.posted[-1].json) == {"model", "messages", "new_field"}
+
+
 def test_numbers_keep_every_digit(box: Service, model: str, upstream: FakeUpstream) -> None:
     with box.http as http:
         body = '{"model":"%s","messages":[{"role":"user","content":"x"}],"big":123456789012345678901234567890,"f":1.10}'

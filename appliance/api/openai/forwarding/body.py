@@ -48,6 +48,9 @@ CHAT_DEFAULTS: dict[str, Any] = {
 EMBEDDING_DEFAULTS: dict[str, Any] = {"dimensions": None, "encoding_format": "float"}
 # Declared fields that are for the gateway itself.
 GATEWAY_FIELDS = ("search", "search_args")
+# By which a client reaches what a server holds of its other requests, which here are other users': keys and values
+# (vLLM's), the slot with its prompt (llama.cpp's).
+REACHING_FIELDS = ("kv_transfer_params", "id_slot")
 
 
 class Asked(msgspec.Struct, kw_only=True):
@@ -87,7 +90,9 @@ def generation_fields(
     fields: Fields, asked: Asked, kind: Kind, dialect: Dialect, upstream: Upstream
 ) -> Fields:
     """Return the fields of a generation as the upstream takes them."""
-    sent = {name: value for name, value in fields.items() if name not in GATEWAY_FIELDS}
+    sent = {
+        name: value for name, value in fields.items() if name not in (*GATEWAY_FIELDS, *REACHING_FIELDS)
+    }
     if dialect.forward_defaults and kind == "chat":
         sent = with_defaults(sent, CHAT_DEFAULTS)
     if asked.tools and asked.tool_choice is None:
