@@ -90,9 +90,7 @@ def generation_fields(
     fields: Fields, asked: Asked, kind: Kind, dialect: Dialect, upstream: Upstream
 ) -> Fields:
     """Return the fields of a generation as the upstream takes them."""
-    sent = {
-        name: value for name, value in fields.items() if name not in (*GATEWAY_FIELDS, *REACHING_FIELDS)
-    }
+    sent = {name: value for name, value in fields.items() if name not in (*GATEWAY_FIELDS, *REACHING_FIELDS)}
     if dialect.forward_defaults and kind == "chat":
         sent = with_defaults(sent, CHAT_DEFAULTS)
     if asked.tools and asked.tool_choice is None:
