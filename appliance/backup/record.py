@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
+from appliance.backup.manifest import LATEST
 from appliance.backup.shelf import Shelf
 from appliance.config import Settings
 from appliance.disk import write_whole
+
+Time = Annotated[int, msgspec.Meta(ge=0, le=LATEST)]
 
 
 class DrillRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -17,8 +21,8 @@ class DrillRecord(msgspec.Struct, frozen=True, kw_only=True):
     ``problem`` says how the last one failed, None when it did not.
     """
 
-    at: int
-    good_at: int | None
+    at: Time
+    good_at: Time | None
     backup: str
     problem: str | None
 
@@ -27,7 +31,7 @@ def read_drill(path: Path) -> DrillRecord | None:
     """Return the record, None when there is none or it cannot be read."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=DrillRecord)
-    except (OSError, msgspec.DecodeError):
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
 
 

@@ -114,7 +114,7 @@ def _read(packs: PackStore, name: str) -> _Noted | None:
         return msgspec.json.decode(_place(packs, name).read_bytes(), type=_Noted)
     except FileNotFoundError:
         return None
-    except (OSError, msgspec.MsgspecError) as error:
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         log.warning("what was accepted of %s before cannot be read, so its number stays: %s", name, error)
         return None
 

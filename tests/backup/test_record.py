@@ -78,6 +78,21 @@ def test_a_failed_drill_keeps_the_time_of_the_good_one(tmp_path: Path) -> None:
     assert read_drill(settings.drill_path) is None
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b'{"at":1,"good_at":1,"backup":"\xff","problem":null}',
+        b'{"x":' + b"[" * 100_000,
+        b'{"at":9999999999999999,"good_at":1,"backup":"x","problem":null}',
+    ],
+)
+def test_a_damaged_record_of_drills_is_none(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "drill.json").write_bytes(content)
+    assert read_drill(tmp_path / "drill.json") is None
+
+
 def test_one_drill_is_made_at_a_time(tmp_path: Path) -> None:
     settings = Settings(data_dir=tmp_path)
     (tmp_path / f"{FOLDER}1").mkdir()

@@ -98,6 +98,15 @@ async def test_a_version_that_does_not_load_gives_way_to_the_former_one(packs: P
     assert served.model.state == "ready"
 
 
+@pytest.mark.parametrize("content", [b"", b'{"manifest_sha256":"\xff"}', b'{"x":' + b"[" * 100_000])
+async def test_a_damaged_note_of_numbers_keeps_nobody_from_deciding(packs: PackStore, content: bytes) -> None:
+    (packs.path / ".number-sample").write_bytes(content)
+    assert trial_numbers.undecided(packs) == ("sample",)
+    assert not trial_numbers.is_first(packs, "sample")
+    await settled(packs, Served(packs, loads=False))
+    assert version(packs) == "1"
+
+
 async def test_the_former_version_is_said_to_serve_again_once_it_does(
     packs: PackStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

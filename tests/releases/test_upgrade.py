@@ -162,7 +162,7 @@ def test_a_configuration_that_cannot_be_put_back_keeps_no_box_from_coming_back(
 def test_where_the_way_back_cannot_be_gone_to_its_end_the_next_start_goes_it(
     box: FakeBox, maker: Maker, monkeypatch: pytest.MonkeyPatch, phase: Phase
 ) -> None:
-    before, real = box.service.rows(), switching.write_journal
+    before, real = box.service.rows(), write_journal
     full = False
 
     def write(path: Path, journal: Journal) -> None:
