@@ -277,10 +277,13 @@ def _key_files(folder: Path) -> list[Path]:
                 raise SigningError(
                     "store", f"{path} may be written by others than root: keys from there are not trusted"
                 )
-    except FileNotFoundError:
-        return []
     except OSError as error:
-        raise SigningError("store", f"cannot read the trusted keys in {folder}: {error.strerror}") from error
+        if isinstance(error, FileNotFoundError) and not os.path.lexists(folder):
+            return []
+        place = (
+            error.filename or folder
+        )  # a link to a key that is gone, also: it must not hide the other keys
+        raise SigningError("store", f"cannot read the trusted keys in {place}: {error.strerror}") from error
     return paths
 
 

@@ -178,6 +178,16 @@ def test_key_files_that_others_may_write_are_not_trusted(tmp_path: Path, box: Bo
     assert code(path, box) == "store"
 
 
+def test_a_link_to_a_key_that_is_gone_is_said_and_makes_no_other_key_unknown(
+    tmp_path: Path, box: Box
+) -> None:
+    path = signed(tmp_path / "f", OLD)
+    (box.trust_dir / "gone.pub").symlink_to(tmp_path / "nowhere.pub")
+    with pytest.raises(SigningError, match=r"gone\.pub") as refused:
+        verify_file(path, box.store())
+    assert refused.value.code == "store"
+
+
 def test_two_keys_with_one_id_are_refused(tmp_path: Path, box: Box) -> None:
     twin = SecretKey(OLD.public.id_bytes, NEW.seed)
     (box.trust_dir / "twin.pub").write_text(twin.public.text())
