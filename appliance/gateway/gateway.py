@@ -108,26 +108,37 @@ class Gateway:
         """Return the providers of all routers."""
         return [provider for router in self.table.routers.values() for provider in router.providers]
 
-    def models(self, account: Account, *, exempt: bool = False) -> list[Router]:
-        """Return the routers that an account sees and that have a provider, in the order of their ids."""
+    def models(self, account: Account, *, exempt: bool = False, usable: bool = False) -> list[Router]:
+        """Return the routers that an account sees and that have a provider, in the order of their ids.
+
+        With ``usable`` those that it may use.
+        """
         routers = list(self.table.routers.values()) if exempt else self.table.visible(account.role_id)
+        if usable and not exempt:
+            routers = [router for router in routers if self.table.allows(account.role_id, router)]
         return [served for router in routers if (served := self._served(router)).providers]
 
-    def model(self, account: Account, name: str, *, exempt: bool = False) -> Router:
-        """Return the router of that name or alias, with the providers that can serve. Raises ModelNotFoundError."""
+    def model(self, account: Account, name: str, *, exempt: bool = False, usable: bool = False) -> Router:
+        """Return the router of that name or alias, with the providers that can serve.
+
+        Raises ModelNotFoundError when the account does not see it; with ``usable`` also when it may not use it.
+        """
         router = self.table.named(name)
         if router is not None:
             served = self._served(router)
-            if served.providers and (exempt or self.table.shows(account.role_id, router)):
+            permits = self.table.allows if usable else self.table.shows
+            if served.providers and (exempt or permits(account.role_id, router)):
                 return served
-        raise ModelNotFoundError(name, [each.name for each in self.models(account, exempt=exempt)])
+        available = self.models(account, exempt=exempt, usable=True)
+        raise ModelNotFoundError(name, [each.name for each in available])
 
     def default_model(self, account: Account, route: Route, *, exempt: bool = False) -> str:
         """Return the name of the first model that does this, local ones before others.
 
-        Raises WrongTaskError when there is none.
+        Raises WrongTaskError when the account may use none.
         """
-        able = [router for router in self.models(account, exempt=exempt) if router.type in route.types]
+        usable = self.models(account, exempt=exempt, usable=True)
+        able = [router for router in usable if router.type in route.types]
         able.sort(key=lambda router: (not router.providers[0].is_local, router.name))
         if not able:
             raise WrongTaskError(f"No model for {route.ability} is installed.", param="model")

@@ -107,6 +107,20 @@ def test_the_union_says_of_models_that_read_documents_what_the_only_api_that_has
     assert upstream.posted == []
 
 
+def test_the_default_model_is_one_that_the_role_may_use(box: Service, upstream: FakeUpstream) -> None:
+    upstream.script = lambda exchange: exchange.answer({"pages": [{"index": 0, "markdown": "x"}]})
+    routers = sorted((make_router(box, "image-to-text") for _ in range(2)), key=lambda made: made[1])
+    for router, _ in routers:
+        add_provider(box, router, upstream.base_url, type="mistral")
+    (first, _), (last, name) = routers
+    person = make_person(box, make_role(box, limits=[*limits(first)[1:], *limits(last)]))
+    document = {"type": "document_url", "document_url": "data:application/pdf;base64,AAAA"}
+    with person.http as http:
+        answer = http.post("/v1/ocr", json={"document": document})
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["model"] == name
+
+
 @pytest.mark.parametrize(
     "pages", [-1, "a", "3-1", "1-2-3", [0, "x"], "0-999999", [2**70], True, 1.5, "", ["--"]]
 )

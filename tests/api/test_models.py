@@ -12,6 +12,7 @@ from openai import OpenAI
 
 from appliance import __version__
 from appliance.api.openai.models import parameters_number
+from tests.people import limits, make_person, make_role, router_id
 from tests.samples.speech import jfk_wav
 from tests.service import CHAT, EMBEDDING, RERANK, SPEECH, Service
 
@@ -34,6 +35,22 @@ def test_a_card_has_the_fields_of_every_api(service: Service) -> None:
     assert card["permission"][0]["object"] == "model_permission"
     assert cards[SPEECH]["capabilities"]["supports_audio"] is True
     assert not any(other["capabilities"]["supports_image"] for other in cards.values())
+
+
+def test_a_model_that_the_role_may_not_use_is_listed_only_where_it_is_told_from_an_unknown_one(
+    service: Service,
+) -> None:
+    some, all_four = limits(router_id(service, CHAT))[1:], limits(router_id(service, EMBEDDING))
+    person = make_person(service, make_role(service, limits=[*some, *all_four]))
+    with person.http as http:
+        for mount, listed in (
+            ("/v1", [EMBEDDING]),
+            ("/compressa/v1", [EMBEDDING]),
+            ("/opengatellm/v1", [EMBEDDING, CHAT]),
+        ):
+            cards = http.get(f"{mount}/models").json()["data"]
+            assert {card["id"] for card in cards} == set(listed)
+            assert http.get(f"{mount}/models/{CHAT}").status_code == (200 if CHAT in listed else 404)
 
 
 def test_what_a_card_promises_is_what_the_routes_do(service: Service) -> None:

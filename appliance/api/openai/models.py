@@ -24,7 +24,7 @@ async def list_models(request: Request[Any, Any, State]) -> Response[bytes]:
     gateway: Gateway = request.app.state.gateway
     dialect = dialect_of(request)
     account = account_of(request)
-    routers = gateway.models(account, exempt=dialect.exempts(account))
+    routers = gateway.models(account, exempt=dialect.exempts(account), usable=dialect.hide_forbidden_models)
     if dialect.chat_models_first:
         # Clients that were told no name take the first model, and want one to chat with.
         routers.sort(key=lambda router: router.type not in CHAT.types)
@@ -39,7 +39,12 @@ async def get_model(request: Request[Any, Any, State], model_id: FromPath[str]) 
     gateway: Gateway = request.app.state.gateway
     dialect = dialect_of(request)
     account = account_of(request)
-    router = gateway.model(account, model_id.removeprefix("/"), exempt=dialect.exempts(account))
+    router = gateway.model(
+        account,
+        model_id.removeprefix("/"),
+        exempt=dialect.exempts(account),
+        usable=dialect.hide_forbidden_models,
+    )
     card = model_card(router, request.app.state.catalog, dialect, request.app.state.settings.app_title)
     return Response(msgspec.json.encode(card), media_type="application/json")
 

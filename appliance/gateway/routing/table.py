@@ -80,6 +80,11 @@ class RoutingTable:
         """Tell whether a role sees a router."""
         return self._values(role_id, router) is not None
 
+    def allows(self, role_id: int, router: Router) -> bool:
+        """Tell whether a role may use a router: each kind of limit is there, and none is 0."""
+        values = self._values(role_id, router) or {}
+        return all(values.get(kind, 0) != 0 for kind in LIMIT_TYPES)
+
     def limits(self, role_id: int, router: Router) -> Limits:
         """Return what a role may ask of a router.
 
@@ -88,7 +93,7 @@ class RoutingTable:
         values = self._values(role_id, router)
         if values is None:
             raise ModelNotFoundError(router.name, [each.name for each in self.visible(role_id)])
-        if any(values.get(kind, 0) == 0 for kind in LIMIT_TYPES):
+        if not self.allows(role_id, router):
             raise ForbiddenModelError(router.name)
         return Limits(values["rpm"], values["rpd"], values["tpm"], values["tpd"])
 
