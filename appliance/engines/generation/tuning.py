@@ -290,7 +290,7 @@ def _read(path: Path) -> dict[str, Tuning]:
         return msgspec.json.decode(path.read_bytes(), type=dict[str, Tuning])
     except FileNotFoundError:
         return {}
-    except (OSError, msgspec.MsgspecError) as error:
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
         logger.warning("cannot read %s, measuring again: %s", path, error)
         return {}
 

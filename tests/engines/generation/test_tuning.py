@@ -216,7 +216,7 @@ def test_a_machine_that_was_too_busy_at_first_is_measured_once_it_is_not(
     assert tuned(pack, with_profiles(manifest), cores, "exact", kept) == found
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"a": {"threads": "x"}}', b"\xff"])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"a": {"threads": "x"}}', b"\xff", b'{"\xff": {}}'])
 def test_a_file_that_cannot_be_read_is_measured_anew(
     pack: Path, manifest: Manifest, cores: Cores, machine: _Machine, kept: Path, content: bytes
 ) -> None:
