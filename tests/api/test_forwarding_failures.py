@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from tests.api.asking import events_of
+from tests.api.monitoring.reading import Series
 from tests.api.upstreams import LOOPBACK, ask, routed
 from tests.gateway.upstream.fake import (
     KEY,
@@ -356,6 +357,13 @@ def test_boxes_in_a_circle_end_by_themselves(tmp_path_factory: pytest.TempPathFa
     assert "boxes" in service.log.read_text()
 
 
+def is_healthy(box: Service, model: str) -> bool:
+    """Tell whether the one provider of a model counts as one that works."""
+    with box.http as http:
+        series = Series(http.get("/metrics").text)
+    return series.value("appliance_provider_healthy", router=model) == 1
+
+
 def test_a_client_that_claims_to_come_through_many_boxes_does_not_count_as_a_providers_failure(
     box: Service, upstream: FakeUpstream
 ) -> None:
@@ -366,10 +374,19 @@ def test_a_client_that_claims_to_come_through_many_boxes_does_not_count_as_a_pro
         for _ in range(4):
             refused = http.post("/v1/chat/completions", json=body, headers={"X-Appliance-Hops": "8"})
             assert refused.status_code == 503
-        (line,) = [
-            line
-            for line in http.get("/metrics").text.splitlines()
-            if line.startswith("appliance_provider_healthy") and f'"{model}"' in line
-        ]
     assert not upstream.posted
-    assert line.endswith(" 1.0")
+    assert is_healthy(box, model)
+
+
+def test_answers_that_are_too_large_do_not_count_as_a_providers_failures(
+    box: Service, upstream: FakeUpstream
+) -> None:
+    """Whoever asks for enough gets one, such as the vectors of many texts, and must not turn others away."""
+    upstream.script = answers({"data": [{"embedding": [1.0]}]})
+    model = routed(box, upstream, kind="text-embeddings-inference")
+    upstream.script = lambda exchange: exchange.answer(b'{"data": [' + b" " * (64 << 20) + b"]}")
+    with box.http as http:
+        for _ in range(4):
+            refused = http.post("/v1/embeddings", json={"model": model, "input": "x"})
+            assert (refused.status_code, refused.json()["error"]["message"]) == (503, UNAVAILABLE)
+    assert is_healthy(box, model)

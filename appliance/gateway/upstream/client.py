@@ -11,7 +11,7 @@ import aiohttp
 import msgspec
 
 from appliance.gateway.routing.records import Provider, ProviderType
-from appliance.gateway.upstream.failures import from_exception, from_status, unavailable
+from appliance.gateway.upstream.failures import from_exception, from_status, not_now, unavailable
 from appliance.network.egress import CONNECT_SECONDS, EgressError, Reuse
 
 MAX_ANSWER_BYTES = 64 << 20
@@ -140,7 +140,7 @@ async def read(
 ) -> bytes:
     """Return an answer's body of at most ``limit`` bytes; with ``cut`` the beginning of a longer one.
 
-    Raises UpstreamUnavailableError when it breaks off or is longer.
+    Raises UpstreamUnavailableError when it breaks off, ProviderBusyError when it is longer.
     """
     pieces: list[bytes] = []
     size = 0
@@ -150,7 +150,7 @@ async def read(
             size += len(piece)
             if size > limit:
                 if not cut:
-                    raise unavailable(upstream.name, f"answers more than {limit} bytes")
+                    raise not_now(upstream.name, f"answers more than {limit} bytes")
                 break
     except BROKEN as error:
         raise from_exception(upstream.name, error) from error

@@ -47,6 +47,12 @@ def unavailable(provider: str, reason: str) -> UpstreamUnavailableError:
     return UpstreamUnavailableError(UNAVAILABLE, retry_after=RETRY_SECONDS)
 
 
+def not_now(provider: str, reason: str) -> ProviderBusyError:
+    """Return the error for what a request brings about, not the provider: others are not to be turned away from it."""
+    log.warning("%s: %s", provider, reason)
+    return ProviderBusyError(UNAVAILABLE, retry_after=RETRY_SECONDS)
+
+
 def from_exception(provider: str, error: Exception) -> UpstreamUnavailableError:
     """Return the error for a call that broke."""
     if isinstance(error, EgressError | aiohttp.ClientConnectorError | aiohttp.InvalidURL):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import aiohttp
@@ -12,13 +11,10 @@ from appliance.accounts.errors import AccountError
 from appliance.accounts.keys import Keyring
 from appliance.accounts.sealing import Sealer
 from appliance.api.authentication import CACHE_SCOPE_HEADER, cache_scope_of
-from appliance.gateway.errors import ProviderBusyError
 from appliance.gateway.gateway import Gateway
 from appliance.gateway.routing.records import Provider
 from appliance.gateway.upstream.client import Upstream
-from appliance.gateway.upstream.failures import RETRY_SECONDS, UNAVAILABLE, unavailable
-
-log = logging.getLogger(__name__)
+from appliance.gateway.upstream.failures import not_now, unavailable
 
 # Boxes may stand behind boxes, but not in a circle: each tells the next how many the request has passed.
 HOPS_HEADER = "X-Appliance-Hops"
@@ -50,8 +46,7 @@ def headers_for(request: Request[Any, Any, Any], upstream: Upstream) -> dict[str
     text = request.headers.get(HOPS_HEADER, "0")
     hops = int(text) if text.isascii() and text.isdecimal() and len(text) <= len(str(MAX_HOPS)) else 0
     if hops >= MAX_HOPS:
-        log.warning("%s: the request came through %d boxes: they may stand in a circle", upstream.name, hops)
-        raise ProviderBusyError(UNAVAILABLE, retry_after=RETRY_SECONDS)
+        raise not_now(upstream.name, f"the request came through {hops} boxes: they may stand in a circle")
     return {HOPS_HEADER: str(hops + 1), CACHE_SCOPE_HEADER: scope}
 
 
