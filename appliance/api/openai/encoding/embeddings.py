@@ -39,19 +39,23 @@ CUT_CHARACTERS_PER_TOKEN = 64
 ROWS_AT_ONCE = 64
 
 
-class DeclaredEmbeddingRequest(msgspec.Struct, kw_only=True):
-    """What OpenGateLLM's gateway itself checks of the body."""
+class EmbeddingFields(msgspec.Struct, kw_only=True):
+    """What every mount has alike."""
 
     model: str
-    input: Any
-    encoding_format: Any = None
+    input: str | list[Any]
     dimensions: int | None = None
 
 
-class EmbeddingRequest(DeclaredEmbeddingRequest, kw_only=True):
+class DeclaredEmbeddingRequest(EmbeddingFields, kw_only=True):
+    """What OpenGateLLM's gateway itself checks of the body."""
+
+    encoding_format: Literal["float"] | None = None
+
+
+class EmbeddingRequest(EmbeddingFields, kw_only=True):
     """The body; §15 of the contract. The fields from ``user`` on are accepted and ignored."""
 
-    input: str | list[Any]
     encoding_format: str | None = None
     truncate_prompt_tokens: int | None = None
     user: Any = None
@@ -78,7 +82,7 @@ async def embeddings(request: Request[Any, Any, State]) -> Response[Any]:
     """Turn texts or token arrays into vectors of length 1."""
     dialect = dialect_of(request)
     call: ModelCall
-    body: DeclaredEmbeddingRequest
+    body: EmbeddingFields
     if dialect.declared_fields_only:
         call, body = await begin(request, DeclaredEmbeddingRequest, EMBEDDING, check=_check_plain)
     else:
@@ -137,7 +141,6 @@ def _check_plain(body: DeclaredEmbeddingRequest) -> None:
     elif not body.input:
         shortest = text_length_error if isinstance(body.input, str) else list_length_error
         errors.append(shortest(["body", "input"], body.input, least=1))
-    errors += value_errors(body.encoding_format, Literal["float"] | None, ["body", "encoding_format"])
     if errors:
         raise UnprocessableError(errors[:MAX_ERRORS])
 
