@@ -151,8 +151,8 @@ class EventStream:
         except (TimeoutError, EventTooLongError, *BROKEN) as error:
             log.info("%s: does not end a stream that is done: %r", self._upstream.name, error)
         finally:
+            self._response.close()  # first: nothing may keep the upstream working
             await self._events.aclose()
-            self._response.close()
 
     def abandon(self) -> None:
         """Close it soon; for callers that cannot wait. Nothing may be reading any more."""
