@@ -126,7 +126,7 @@ async def _answer(
     return Response(msgspec.json.encode(answer), media_type="application/json")
 
 
-def _check_plain(body: DeclaredEmbeddingRequest) -> None:
+def _check_plain(body: EmbeddingFields) -> None:
     """Check what OpenGateLLM's mount declares more narrowly. Raises UnprocessableError."""
     errors: list[FieldError] = []
     forms = (
@@ -140,7 +140,7 @@ def _check_plain(body: DeclaredEmbeddingRequest) -> None:
         errors += [each for form in wrong for each in form]
     elif not body.input:
         shortest = text_length_error if isinstance(body.input, str) else list_length_error
-        errors.append(shortest(["body", "input"], body.input, least=1))
+        errors.append(shortest(["body", "input"], body.input, least=1))  # type: ignore[arg-type] # each its own kind
     if errors:
         raise UnprocessableError(errors[:MAX_ERRORS])
 
