@@ -108,7 +108,7 @@ def _told_apart(body: bytes, type_: type[T]) -> T:
     except msgspec.ValidationError as error:
         errors = field_errors(body, type_)
         if not errors:
-            with suppress(msgspec.ValidationError):
+            with suppress(msgspec.ValidationError, RecursionError):
                 return msgspec.convert(lenient(msgspec.json.decode(body), type_), type_, strict=False)
         raise InvalidFieldError(*describe(error), errors) from None
 
