@@ -63,9 +63,13 @@ class Work:
         """Return the name of a stretch by its number; 0 is the start."""
         return self.stretches[stretch - 1][0] if stretch else "the start"
 
-    def has_begun(self, stretch: int, root: Path) -> bool:
-        """Tell whether a stretch has begun, or left its mark, in the box of ``root``."""
-        return stretch == 0 or any(root.glob(self.stretches[stretch - 1][1]))
+    def marks(self, root: Path) -> set[Path]:
+        """Return the files that stand for a stretch in the box of ``root``: those of before say nothing."""
+        return {path for _, pattern in self.stretches for path in root.glob(pattern)}
+
+    def has_begun(self, stretch: int, root: Path, before: set[Path]) -> bool:
+        """Tell whether a stretch has left a mark in the box of ``root`` that was not there ``before``."""
+        return stretch == 0 or any(path not in before for path in root.glob(self.stretches[stretch - 1][1]))
 
 
 @dataclass(frozen=True)
@@ -99,12 +103,13 @@ def measure(on: Appliance, work: Work) -> tuple[list[float], float]:
 
     One that is too short to be seen begins with the next. Raises BoxError when the work fails.
     """
+    before = work.marks(on.box.root)
     began = time.monotonic()
     process = on.box.start(work.command)
     seen: dict[int, float] = {}
     while process.poll() is None:
         for stretch in range(1, len(work.stretches) + 1):
-            if stretch not in seen and work.has_begun(stretch, on.box.root):
+            if stretch not in seen and work.has_begun(stretch, on.box.root, before):
                 seen[stretch] = time.monotonic() - began
         time.sleep(LOOK_EVERY_SECONDS)
     whole = time.monotonic() - began
@@ -118,9 +123,10 @@ def measure(on: Appliance, work: Work) -> tuple[list[float], float]:
 
 def pull_plug_during(on: Appliance, work: Work, instant: Instant) -> str:
     """Start the work and pull the plug; return where that was, in words."""
+    before = work.marks(on.box.root)
     process = on.box.start(work.command)
     # A busy machine takes its time: the stretch is waited for, not guessed.
-    while process.poll() is None and not work.has_begun(instant.stretch, on.box.root):
+    while process.poll() is None and not work.has_begun(instant.stretch, on.box.root, before):
         time.sleep(LOOK_EVERY_SECONDS)
     time.sleep(instant.seconds)
     ended = "" if process.poll() is None else ", after its end"

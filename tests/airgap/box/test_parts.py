@@ -87,8 +87,10 @@ def test_as_many_plugs_are_pulled_in_each_stretch_of_the_work_the_last_one_beyon
     assert len(instants([1.0, 2.0, 3.0, 4.0], 5.0, 3)) == 3
 
 
-def test_a_stretch_begins_when_its_file_is_there(tmp_path: Path) -> None:
+def test_a_stretch_begins_when_a_file_of_its_is_there_that_was_not_before(tmp_path: Path) -> None:
     work = Work("true", (("the trial", "data/.trial-*"),))
-    assert (work.has_begun(0, tmp_path), work.has_begun(1, tmp_path)) == (True, False)
     (tmp_path / "data" / ".trial-1").mkdir(parents=True)
-    assert work.has_begun(1, tmp_path)
+    before = work.marks(tmp_path)
+    assert (work.has_begun(0, tmp_path, before), work.has_begun(1, tmp_path, before)) == (True, False)
+    (tmp_path / "data" / ".trial-2").mkdir()
+    assert work.has_begun(1, tmp_path, before)
