@@ -125,6 +125,9 @@ def http_error_response(request: Request[Any, Any, Any], error: HTTPException) -
     shown = ApplianceError(text, status=error.status_code, type=kind)
     response = _shaped(request, shown)
     response.headers.update(error.headers or {})
+    if "allow" in response.headers and dialect_of(request).detail_only:
+        allowed = set(response.headers["allow"].split(", ")) - {"OPTIONS"}  # which is a 405 there too
+        response.headers["allow"] = ", ".join(sorted(allowed))
     return response
 
 

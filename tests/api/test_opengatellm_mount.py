@@ -110,6 +110,12 @@ def test_the_union_has_them_too(bare_service: Service) -> None:
         ), (method, path)
 
 
+def test_a_wrong_method_is_told_those_that_there_are(bare_service: Service) -> None:
+    with bare_service.http as http:
+        allowed = [http.request(method, f"{MOUNT}/models").headers["Allow"] for method in ("PUT", "OPTIONS")]
+    assert allowed == ["GET", "GET"]
+
+
 # -- models
 
 
