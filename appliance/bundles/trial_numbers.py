@@ -32,6 +32,8 @@ class _Noted(msgspec.Struct, frozen=True, kw_only=True):
     before: dict[str, int]
     after: dict[str, int]
     manifest_sha256: str
+    # Whether the note goes once the pack has loaded: that of an earlier release stayed after a first installation.
+    awaited: bool = False
 
 
 def accept(packs: PackStore, trust: TrustStore, manifest: Manifest, verified: Verified) -> None:
@@ -47,6 +49,7 @@ def accept(packs: PackStore, trust: TrustStore, manifest: Manifest, verified: Ve
             before=accepted if earlier is None else earlier.before,
             after={**accepted, verified.key_id: max(verified.sequence, accepted.get(verified.key_id, 0))},
             manifest_sha256=_fingerprint(manifest),
+            awaited=True,
         )
         try:
             write_whole(_place(packs, name), msgspec.json.encode(noted), 0o600)
@@ -61,7 +64,8 @@ def is_first(packs: PackStore, name: str) -> bool:
         return False
     # Else the noted number is of what is only about to come, or was cut off before it came.
     manifest = _installed(packs, name)
-    return manifest is not None and _of(packs, manifest) is not None
+    noted = None if manifest is None else _of(packs, manifest)
+    return noted is not None and noted.awaited
 
 
 def keep(packs: PackStore, trust: TrustStore, manifest: Manifest) -> None:

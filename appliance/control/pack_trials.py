@@ -40,11 +40,15 @@ class Left(msgspec.Struct, frozen=True, kw_only=True):
 def leave_deadly(packs: PackStore, trust: TrustStore) -> None:
     """Before anything is loaded: leave each version on trial with which starts ended by a kill or a fault of memory.
 
-    One without a version before is removed. What cannot be counted or left is logged: the start goes on.
+    One without a version before is removed. Notes of no trial go. What cannot be counted or left is logged: the start
+    goes on.
     """
-    former = packs.previous()
-    for name in on_trial(packs):
+    former, tried = packs.previous(), on_trial(packs)
+    for name in sorted({*tried, *trial_numbers.undecided(packs)}):
         try:
+            if name not in tried:
+                trial_numbers.forget(packs, name)
+                continue
             if attempts.begin(packs.path, name) < MOST_ATTEMPTS:
                 continue
             manifest = packs.get(name).manifest

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
 from appliance.bundles.installation import install_pack
@@ -201,3 +202,35 @@ async def test_a_number_of_what_never_took_its_place_is_left_alone(
         await asyncio.sleep(0.1)
     assert accepted(box) == {KEY.public.id: 5}
     install_pack(packs, box.store(), bundle(tmp_path, 5))
+
+
+async def test_a_note_that_an_earlier_release_left_puts_what_served_on_no_trial(
+    tmp_path: Path, box: Box, packs: PackStore
+) -> None:
+    """It noted the numbers of first installations too, and never took the notes away."""
+    async with service(box, packs, loads=True) as trials:
+        install_pack(packs, box.store(), bundle(tmp_path, 5))
+        noted = (packs.path / ".number-sample").read_bytes()
+        assert await trials.outcome("sample", "1") is None
+    left = msgspec.json.decode(noted)
+    left.pop("awaited", None)
+    (packs.path / ".number-sample").write_bytes(msgspec.json.encode(left))
+    for _ in range(3):  # each ended by a kill
+        leave_deadly(packs, box.store())
+        assert [pack.name for pack in packs.list()] == ["sample"]
+    async with service(box, packs, loads=False):
+        await asyncio.sleep(0.1)
+    assert accepted(box) == {KEY.public.id: 5}
+
+
+async def test_a_damaged_note_is_told_of_once(
+    tmp_path: Path, box: Box, packs: PackStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    install_pack(packs, box.store(), bundle(tmp_path, 5))
+    (packs.path / ".number-sample").write_bytes(b"")
+    leave_deadly(packs, box.store())
+    caplog.clear()
+    async with service(box, packs, loads=True):
+        await asyncio.sleep(0.1)
+    assert "cannot be read" not in caplog.text
+    assert accepted(box) == {KEY.public.id: 5}
