@@ -41,9 +41,7 @@ def download(
     try:
         asyncio.run(_until_cancelled(_fetch(policy, url, target, progress, cancelled), cancelled))
     except (aiohttp.ClientError, TimeoutError) as error:
-        # What says that a URL is none repeats it.
-        told = "" if isinstance(error, aiohttp.InvalidURL) else str(error)
-        text = f"{shown_url(url)} cannot be fetched: {told or type(error).__name__}"
+        text = f"{shown_url(url)} cannot be fetched: {_told(error) or type(error).__name__}"
         raise EgressError(text, status=503) from error
 
 
@@ -54,6 +52,13 @@ def shown_url(source: str) -> str:
     rest = source.partition("://")[2].partition("?")[0].partition("#")[0]
     host, slash, path = rest.partition("/")
     return f"{source.partition('://')[0]}://{host.rpartition('@')[2]}{slash}{path}"
+
+
+def _told(error: Exception) -> str:
+    """Return what an error says, but for the URL, which some repeat."""
+    if isinstance(error, aiohttp.ClientResponseError):  # the answer is no HTTP
+        return repr(error.message)
+    return "" if isinstance(error, aiohttp.InvalidURL | aiohttp.NonHttpUrlClientError) else str(error)
 
 
 async def _until_cancelled(work: Coroutine[Any, Any, None], cancelled: Callable[[], bool]) -> None:
