@@ -37,9 +37,13 @@ def read_beginning(path: Path, most: int) -> bytes:
 
     Raises OSError, also for a pipe that nobody writes to: to open it as a file would wait for good.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    os.set_blocking(descriptor, True)
-    with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor
+
+    def opened(name: str, flags: int) -> int:
+        descriptor = os.open(name, flags | os.O_NONBLOCK)
+        os.set_blocking(descriptor, True)
+        return descriptor
+
+    with open(path, "rb", opener=opened) as file:
         data = file.read(most)
     if most and not data and path.is_fifo():
         raise OSError(errno.EPIPE, "nobody writes to this pipe", str(path))

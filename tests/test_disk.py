@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,6 +29,13 @@ def test_a_pipe_that_nobody_writes_to_is_refused_and_one_with_a_writer_is_read(t
     os.waitpid(child, 0)
     os.close(reading)
     assert read_beginning(Path("/dev/zero"), 100) == bytes(100)
+
+
+def test_a_folder_in_the_place_of_a_file_is_named_and_leaves_nothing_open(tmp_path: Path) -> None:
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with pytest.raises(IsADirectoryError, match=re.escape(str(tmp_path))):
+        read_beginning(tmp_path, 100)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_a_new_file_that_cannot_be_written_whole_is_not_there(tmp_path: Path) -> None:
