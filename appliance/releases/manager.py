@@ -80,6 +80,8 @@ class Systemd:
             if unit.suffix not in (".service", ".socket", ".timer"):
                 continue
             target, text = self._target / unit.name, unit.read_bytes()
+            if target.exists() and not target.is_file():
+                continue  # masked: it leads to /dev/null
             if not target.exists() or target.read_bytes() != text:
                 write_whole(target, text, 0o644)
                 changed = True

@@ -179,7 +179,7 @@ def recover(box: Box) -> None:
     with _started_in_the_end(box):
         box.manager.stop()
         box.say(settle(box))
-    box.manager.start()
+        box.manager.start()
 
 
 def settle(box: Box) -> str:
@@ -266,12 +266,15 @@ def _return(box: Box, journal: Journal, reason: str) -> None:
         if journal.phase != "begun":
             box.manager.stop()
         _back(box, journal, reason)
-    box.manager.start()
+        box.manager.start()
 
 
 @contextlib.contextmanager
 def _started_in_the_end(box: Box) -> Iterator[None]:
-    """Where the way back cannot be gone to its end (the disk is full), leave that to the next start, which comes."""
+    """Where the way back cannot be gone to its end (the disk is full), leave that to the next start, which comes.
+
+    Also where units could not be put back for that start: those that are there serve as well.
+    """
     try:
         yield
     except BaseException:

@@ -199,6 +199,23 @@ def test_a_switch_that_cannot_be_taken_back_leaves_no_box_stopped(box: FakeBox, 
     assert box.service.wanted
 
 
+def test_where_the_release_of_before_cannot_be_started_at_once_it_is_started_later(
+    box: FakeBox, maker: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = box.service.start
+
+    def start() -> None:
+        if box.layout.current().sequence == 1:
+            raise OSError(errno.ENOSPC, "No space left on device", "appliance.service")  # where units lie
+        real()
+
+    monkeypatch.setattr(box.service, "start", start)
+    with pytest.raises(OSError, match="No space left"):
+        box.upgrade(maker.bundle(2, crashes=True))
+    assert box.layout.current().sequence == 1
+    assert box.service.wanted
+
+
 def test_a_release_that_dies_after_it_took_writes_leaves_them(box: FakeBox, maker: Maker) -> None:
     with pytest.raises(ReleaseError, match="all that was written since"):
         box.upgrade(maker.bundle(2, schema=2, dies_when_open=True))
