@@ -55,7 +55,8 @@ class BackedUpPack(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """A pack that was installed, without its weights: ``sha256`` is of its ``pack.toml``."""
 
     name: Text
-    version: Text
+    # Whatever the pack says: packs may, and it is nowhere printed.
+    version: Annotated[str, msgspec.Meta(max_length=200)]
     sha256: Sha256
 
 

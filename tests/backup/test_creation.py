@@ -13,6 +13,7 @@ from appliance.backup.errors import BackupError, BackupSpaceError
 from appliance.backup.keys import new_identity
 from appliance.packs.lock import hold_if_free
 from tests.backup.sample import add_line, backup, box
+from tests.packs.sample import contents, write_pack
 
 
 def listed(source: creation.Source) -> list[str]:
@@ -43,6 +44,14 @@ def test_an_encrypted_backup_has_the_secrets_and_another_has_not(tmp_path: Path)
     assert source.secret not in data
     assert b"SQLite format" not in data
     assert source.secret not in Path(plain.path).read_bytes()
+
+
+def test_whatever_a_pack_calls_its_version_keeps_no_box_from_being_backed_up(tmp_path: Path) -> None:
+    with box(tmp_path, packs=False) as source:
+        source.packs.install(write_pack(tmp_path / "pack", contents(1), version='"1\\t\\u0085"'))
+        made = backup(source)
+        with Path(made.path).open("rb") as file:
+            assert check_archive(file, []).packs[0].version == "1\t\u0085"
 
 
 def test_nothing_but_the_backup_is_left(tmp_path: Path) -> None:
