@@ -17,7 +17,7 @@ import pytest
 
 from tests.api.asking import unanswered
 from tests.api.monitoring.reading import scraped
-from tests.people import Person, make_person
+from tests.people import Person, make_person, make_role
 from tests.service import Service, running_service
 
 
@@ -153,3 +153,10 @@ def test_a_client_that_leaves_frees_its_place(gateway: Service, upstream: Upstre
     upstream.go.release()
     upstream.go.release()
     assert ask(gateway, "next").status_code == 200
+
+
+def test_who_may_use_no_model_is_not_told_that_none_is_installed(gateway: Service) -> None:
+    with make_person(gateway, make_role(gateway, limits=[])).http as http:
+        answer = http.post("/v1/rerank", json={"query": "a", "documents": ["b"]})
+    assert answer.status_code == 400
+    assert answer.json()["message"] == "No model for reranking is installed that you may use."
