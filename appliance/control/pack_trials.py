@@ -139,7 +139,7 @@ class PackTrials:
 
     async def outcome(self, name: str, version: str) -> Left | None:
         """Wait until a version that came in serves, or the one before does again; return why it does not, or None."""
-        if await asyncio.to_thread(trial_numbers.is_first, self._packs, name):
+        if name not in await asyncio.to_thread(self._packs.previous):
             # So that an earlier failure of the same version is not taken for this one's.
             await self._refresh()
         while name in await asyncio.to_thread(on_trial, self._packs):
@@ -148,13 +148,16 @@ class PackTrials:
                 return Left(reason=_reason(failed.error), former_returned=False)
             await asyncio.sleep(LOOK_EVERY_SECONDS)
         reason = self.failures.get((name, version))
-        if reason is None:
-            return None
-        # It is back on the disk; to serve again it has to be taken in and to load.
-        await self._refresh()
+        if reason is not None:
+            # It is back on the disk; to serve again it has to be taken in and to load.
+            await self._refresh()
         while (model := self._model(name)) is not None and model.state == "loading":  # noqa: ASYNC110 - a thread loads it
             await asyncio.sleep(LOOK_EVERY_SECONDS)
-        return Left(reason=reason, former_returned=True)
+        if reason is not None:
+            return Left(reason=reason, former_returned=True)
+        # One without a signature and without a version before is on no trial.
+        failed = model if model is not None and model.state == "failed" else None
+        return None if failed is None else Left(reason=_reason(failed.error), former_returned=False)
 
     def _model(self, name: str) -> ServedModel | None:
         return {model.manifest.name: model for model in self._catalog.models()}.get(name)

@@ -100,6 +100,16 @@ async def test_the_same_archive_and_an_older_one_that_works_may_be_tried_after_i
     assert accepted(box) == {KEY.public.id: 3}
 
 
+async def test_one_without_a_signature_says_so_too(tmp_path: Path, box: Box, packs: PackStore) -> None:
+    async with service(box, packs, loads=False) as trials:
+        for _ in range(2):
+            install_pack(packs, box.store(), bundle(tmp_path, 5, key=None), allow_unsigned=True)
+            left = await trials.outcome("sample", "1")
+            assert left is not None
+            assert (left.reason, left.former_returned) == ("not enough memory", False)
+    assert [pack.name for pack in packs.list()] == ["sample"]
+
+
 async def test_what_never_loaded_is_no_way_back_for_what_replaces_it(
     tmp_path: Path, box: Box, packs: PackStore
 ) -> None:
@@ -137,7 +147,7 @@ async def test_its_number_counts_once_it_loads_after_all(tmp_path: Path, box: Bo
     assert accepted(box) == {KEY.public.id: 5}
     # It has served: no later failure makes room for an older one.
     async with service(box, packs, loads=False) as trials:
-        assert await trials.outcome("sample", "1") is None
+        assert await trials.outcome("sample", "1") is not None
     with pytest.raises(SigningError, match="older than number 5"):
         install_pack(packs, box.store(), older)
 

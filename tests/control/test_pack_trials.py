@@ -39,6 +39,9 @@ class Served:
         self.take_in()
 
     def take_in(self) -> None:
+        if not self.packs.list():
+            self.model = None
+            return
         manifest = self.packs.get("sample").manifest
         assert manifest is not None
         works = manifest.version == "1" or self.loads
@@ -52,7 +55,7 @@ class Served:
         self.take_in()
 
     def models(self) -> list[Any]:
-        return [self.model]
+        return [] if self.model is None else [self.model]
 
 
 @pytest.fixture
