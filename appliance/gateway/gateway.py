@@ -141,7 +141,9 @@ class Gateway:
         able = [router for router in usable if router.type in route.types]
         able.sort(key=lambda router: (not router.providers[0].is_local, router.name))
         if not able:
-            raise WrongTaskError(f"No model for {route.ability} is installed that you may use.", param="model")
+            raise WrongTaskError(
+                f"No model for {route.ability} is installed that you may use.", param="model"
+            )
         return able[0].name
 
     def call(
