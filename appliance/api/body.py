@@ -101,16 +101,22 @@ async def peeked(body: bytes, type_: type[T]) -> T | None:
 def _told_apart(body: bytes, type_: type[T]) -> T:
     """Decode a body; raise InvalidFieldError, which knows every wrong field, where it is not of the type.
 
-    What only the decoder refuses ("yes" for true, " 5 " for 5) is read once more.
+    What only the decoder refuses ("yes" for true, " 5 " for 5) is read once more, and not said to be wrong.
     """
     try:
         return decode(body, type_)
     except msgspec.ValidationError as error:
-        errors = field_errors(body, type_)
+        refused, errors = error, field_errors(body, type_)
+    # Without a type neither great depth nor numbers of many digits can be read.
+    with suppress(msgspec.ValidationError, RecursionError):
+        value = lenient(msgspec.json.decode(body), type_)
+        try:
+            taken = msgspec.convert(value, type_, strict=False)
+        except msgspec.ValidationError as error:
+            raise InvalidFieldError(*describe(error), errors) from None
         if not errors:
-            with suppress(msgspec.ValidationError, RecursionError):
-                return msgspec.convert(lenient(msgspec.json.decode(body), type_), type_, strict=False)
-        raise InvalidFieldError(*describe(error), errors) from None
+            return taken
+    raise InvalidFieldError(*describe(refused), errors)
 
 
 def decode(body: bytes, type_: type[T]) -> T:

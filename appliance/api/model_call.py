@@ -58,8 +58,7 @@ async def begin(
     name = named.model if named is not None and isinstance(named.model, str) else None
     if name is not None and trimmed:
         if not name.strip():
-            wrong = text_length_error(["body", "model"], name, least=1)
-            raise UnprocessableError([msgspec.structs.replace(wrong, input=name)])
+            raise UnprocessableError([text_length_error(["body", "model"], name, least=1)])
         name = name.strip()
 
     async def checked() -> B:

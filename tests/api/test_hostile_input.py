@@ -110,11 +110,25 @@ def test_a_flood_in_one_body_is_refused_while_others_are_answered(
     assert len(response.content) < 10_000
 
 
-def test_what_is_quoted_from_a_request_is_short(service: Service) -> None:
+@pytest.mark.parametrize(
+    ("route", "body", "status"),
+    [
+        ("/v1/chat/completions", {"model": "m" * 500_000, "messages": []}, 404),
+        ("/opengatellm/v1/rerank", {"model": " " * 500_000, "query": "a", "documents": ["a"]}, 422),
+        *(
+            ("/v1/ocr", {"document": {"type": "image_url", "image_url": "x"}, "pages": pages}, 422)
+            for pages in ("2" + " " * 500_000 + "-1", "0-20000" + " " * 500_000)
+        ),
+    ],
+    ids=["model", "no model", "range", "pages"],
+)
+def test_what_is_quoted_from_a_request_is_short(
+    service: Service, route: str, body: dict[str, Any], status: int
+) -> None:
     with service.http as http:
-        response = http.post("/v1/chat/completions", json={"model": "m" * 500_000, "messages": []})
+        response = http.post(route, json=body)
 
-    assert response.status_code == 404
+    assert response.status_code == status
     assert len(response.content) < 10_000
 
 

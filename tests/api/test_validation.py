@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from appliance.api.body import decoded
+from appliance.api.field_errors import InvalidFieldError
 from appliance.api.openai.generation.chat import SearchChatRequest
 from appliance.api.validation import field_errors
 from tests.service import Service
@@ -168,6 +170,15 @@ def test_each_rule_has_the_words_of_fastapi(
 
     assert (error.loc, error.type, error.msg) == (["body", *location], kind, message)
     assert error.ctx == (msgspec.UNSET if ctx is None else ctx)
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"stream": "yes", "max_tokens": "many"}', b'{"stream": "on", "max_tokens": 1e300}']
+)
+async def test_the_field_that_is_said_to_be_wrong_is_not_one_that_is_taken_in_this_form(body: bytes) -> None:
+    with pytest.raises(InvalidFieldError, match=r"^max_tokens: ") as refused:
+        await decoded(b'{"model": "m", "messages": [], ' + body[1:], SearchChatRequest)
+    assert refused.value.param == "max_tokens"
 
 
 def test_all_that_is_wrong_is_listed() -> None:

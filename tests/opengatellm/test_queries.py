@@ -121,6 +121,13 @@ def test_what_no_row_has_finds_nothing(admin: Client, path: str, names: list[str
         assert admin.read(path, **{name: -1}) == {"object": "list", "data": []}
 
 
+def test_of_a_repeated_filter_the_last_counts(admin: Client) -> None:
+    person = user_of(admin)
+    email = admin.read(f"/admin/users/{person.user}")["email"]
+    for emails, status in ((["nobody", email], 200), ([email, "nobody"], 404)):
+        assert admin.get("/admin/users", email=emails).status_code == status
+
+
 def test_an_order_goes_by_the_names_of_its_list(master: Client) -> None:
     late, early = f"zz {unique('order')}", f"aa {unique('order')}"
     for name in (late, early):

@@ -24,7 +24,7 @@ from appliance.api.answers import created, json_answer, listed, no_content
 from appliance.api.authentication import actor_of
 from appliance.api.body import read_change, read_json
 from appliance.api.fields import LARGEST, LONGEST_NAME, bounded_text, future, identifier, row_id
-from appliance.api.paging import gathered, optional_query_id, page_of
+from appliance.api.paging import gathered, optional_query_id, page_of, query_text
 
 MICROS = 1_000_000
 
@@ -84,7 +84,7 @@ async def list_users(request: Request[Any, Any, State]) -> Response[bytes]:
         lambda: optional_query_id(request, "organization"),
         lambda: page_of(request, tuple(COLUMNS)),
     )
-    email = request.query_params.get("email") or None
+    email = query_text(request, "email") or None
     chosen = UserFilter(role_id=role, organization_id=organization, email=email)
     await _spent(request)
     return listed([_shown(each) for each in await _users(request).list(page.clause(COLUMNS), chosen)])

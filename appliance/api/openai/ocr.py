@@ -132,7 +132,9 @@ def page_numbers(pages: int | str | list[int | str] | None) -> list[int] | None:
     for item in pages if isinstance(pages, list) else [pages]:
         first, last = _range(item)
         if last - first >= MAX_PAGES - len(numbers):
-            raise wrong_value("pages", f"At most {MAX_PAGES} pages can be asked for at once.", item)
+            raise wrong_value(
+                "pages", f"At most {MAX_PAGES} pages can be asked for at once.", shown_input(item)
+            )
         numbers += range(first, last + 1)
     return list(dict.fromkeys(numbers))
 
@@ -148,7 +150,7 @@ def _range(item: int | str) -> tuple[int, int]:
     first, last = int(words[0]), int(words[-1])
     if last < first or last > LAST_PAGE:
         raise wrong_value(
-            "pages", f"A range of pages ends after its beginning, at {LAST_PAGE} at most.", item
+            "pages", f"A range of pages ends after its beginning, at {LAST_PAGE} at most.", shown_input(item)
         )
     return first, last
 
