@@ -172,8 +172,9 @@ fi
 
 CONFIG=$ETC/appliance.toml
 TRUST=$ETC/trust.d
-# Human beings have numbers from 1000 on; a service user that was made before, whatever its home, will do.
-if [ "$(account 3)" ] && [ "$(account 3)" -ge 1000 ] && [ "$(account 6)" != "$HOME_OF_USER" ]; then
+# Human beings have numbers from 1000 on; a service user that was made before, whatever its home, will do. On a box that
+# is installed already, the data are that account's.
+if [ ! -e "$OPT/current" ] && [ "$(account 3)" ] && [ "$(account 3)" -ge 1000 ] && [ "$(account 6)" != "$HOME_OF_USER" ]; then
     fail "'appliance' is somebody's own account here ($(account 6)), which would come to own the data: rename it (usermod -l)"
 fi
 link_is_ours || fail "$BIN is another program: move it away"
