@@ -134,8 +134,8 @@ def still_good(content: bytes, authority: Authority, names: Names) -> bool:
         and addresses >= set(names.addresses)
         # Another one would not last longer than the authority.
         and (end - now > RENEW_BEFORE or end == authority.certificate.not_valid_after_utc)
-        # One that was made while the clock was ahead begins too late.
-        and certificate.not_valid_before_utc <= now
+        # One that was made while the clock was ahead begins too late; a clock that has lost the time cannot tell.
+        and (certificate.not_valid_before_utc <= now or now == EARLIEST)
         and authority.issued(certificate)
     )
 

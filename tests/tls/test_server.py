@@ -97,6 +97,17 @@ def test_what_was_made_while_the_clock_was_ahead_is_made_anew(
     assert "tls renew --authority" not in caplog.text
 
 
+def test_a_clock_that_has_lost_the_time_takes_no_good_certificate_away(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clients know the time: what was made for it must not give way to what ended years ago."""
+    for now in (authority_module.EARLIEST + timedelta(days=1000), authority_module.EARLIEST):
+        for module in (server_module, authority_module):
+            monkeypatch.setattr(module, "trusted_now", lambda now=now: now)
+        ServerTls(settings, lambda: NAMES)
+    assert shown(settings).not_valid_after_utc > authority_module.EARLIEST + timedelta(days=1000)
+
+
 @pytest.mark.parametrize("days", [-200, 3640, 5000])
 def test_an_authority_that_is_not_valid_now_is_said(
     days: int, settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
