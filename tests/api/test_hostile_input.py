@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.api.hostile import no_requests
-from tests.service import CHAT, EMBEDDING, Service
+from tests.service import CHAT, EMBEDDING, RERANK, Service
 
 ROUTES = ["/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/rerank"]
 
@@ -80,6 +80,10 @@ FLOODS = [
     ("/v1/embeddings", b'{"model": "%s", "input": [%s1]}' % (EMBEDDING.encode(), b"1," * 20_000_000)),
     ("/v1/embeddings", b'{"model": "%s", "input": [%s[]]}' % (EMBEDDING.encode(), b"[]," * 600_000)),
     ("/v1/rerank", b'{"query": "a", "documents": [%s""]}' % (b'"",' * 1_500_000)),
+    (
+        "/opengatellm/v1/rerank",
+        b'{"model": "%s", "query": "a", "documents": [%s"a"]}' % (RERANK.encode(), b'"a",' * 1_900_000),
+    ),
     (
         "/v1/chat/completions",
         b'{"model": "%s", "messages": [%s{"role": "u"}]}' % (CHAT.encode(), b'{"role":"u"},' * 900_000),

@@ -6,6 +6,7 @@ import math
 import time
 import uuid
 from collections.abc import Sequence
+from itertools import islice
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
@@ -159,11 +160,14 @@ def _gateway_query(body: GatewayRerankRequest) -> str:
     query = body.prompt if body.query is None else body.query
     if query is None:
         raise wrong_field("query", "Field required", "missing", input=_came(body))
-    texts: list[tuple[list[str | int], str]] = [(["body", name], query)]
-    texts += [(["body", "documents", place], text) for place, text in enumerate(body.documents)]
-    errors = [text_length_error(at, text, least=1) for at, text in texts if not text.strip()]
+    blank = ((place, text) for place, text in enumerate(body.documents) if not text or text.isspace())
+    errors = [] if query.strip() else [text_length_error(["body", name], query, least=1)]
+    errors += [
+        text_length_error(["body", "documents", place], text, least=1)
+        for place, text in islice(blank, MAX_ERRORS - len(errors))
+    ]
     if errors:
-        raise UnprocessableError(errors[:MAX_ERRORS])
+        raise UnprocessableError(errors)
     return query
 
 
