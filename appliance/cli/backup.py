@@ -43,7 +43,7 @@ from appliance.control.errors import ControlError
 from appliance.control.stores import exclusive_lock
 from appliance.disk import sync_directory, write_new
 from appliance.errors import ApplianceError
-from appliance.releases.restoring import require_no_switch
+from appliance.releases.restoring import keep_restored, require_no_switch
 
 identity_option = click.option(
     "--identity",
@@ -191,6 +191,8 @@ def restore(
         with exclusive_lock(path):
             require_no_switch(settings.releases_dir, settings.data_dir)
             yield
+            # Not earlier: a restore that is refused leaves things as they are.
+            keep_restored(settings.releases_dir, settings.data_dir)
 
     try:
         with path.open("rb") as opened:

@@ -98,6 +98,15 @@ def test_without_the_snapshot_a_restore_is_the_way_out(tmp_path: Path) -> None:
     assert (journal.phase, journal.keep_store) == ("returning", True)
 
 
+def test_a_restore_that_is_refused_changes_nothing_of_the_switch_either(tmp_path: Path) -> None:
+    cut = Cut(tmp_path, "trial")
+    snapshot.clear(cut.settings.data_dir)
+    before = cut.layout.journal_path.read_bytes()
+    Path(cut.backup.path).write_bytes(b"damaged")
+    assert cut.restore().returncode == 1
+    assert cut.layout.journal_path.read_bytes() == before
+
+
 def test_a_journal_that_cannot_be_read_is_no_hindrance(tmp_path: Path) -> None:
     cut = Cut(tmp_path, "trial")
     cut.layout.journal_path.write_text("{")
