@@ -139,7 +139,9 @@ async def serve(
     catalog = Catalog(stores.packs, Cores(stores.settings.threads), stores.settings)
     try:
         with cancelled_by_signals():
-            await asyncio.to_thread(leave_deadly, stores.packs, trust_store(stores.settings))
+            catalog.leave_out(
+                await asyncio.to_thread(leave_deadly, stores.packs, trust_store(stores.settings))
+            )
             await catalog.refresh()
             server = await asyncio.to_thread(
                 build_server, stores, catalog, listeners, tls, notifier, watchdog_seconds

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 import msgspec
 
@@ -28,6 +29,10 @@ log = logging.getLogger(__name__)
 LOOK_EVERY_SECONDS = 0.5
 # A power cut may come while a pack is loaded, also twice; a pack that ends the service does so each time.
 MOST_ATTEMPTS = 2
+LEFT_OUT = (
+    f"the service ended {MOST_ATTEMPTS} times while it was being loaded. Importing it again, or a restart in good "
+    "order, tries it once more"
+)
 
 
 class Left(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,35 +42,57 @@ class Left(msgspec.Struct, frozen=True, kw_only=True):
     former_returned: bool
 
 
-def leave_deadly(packs: PackStore, trust: TrustStore) -> None:
+def leave_deadly(packs: PackStore, trust: TrustStore) -> dict[str, str]:
     """Before anything is loaded: leave each version on trial with which starts ended by a kill or a fault of memory.
 
-    One without a version before is removed. Notes of no trial go. What cannot be counted or left is logged: the start
-    goes on.
+    Returns those without a version before that are not to be loaded now, with the reason. Notes of no trial go. What
+    cannot be counted or left is logged: the start goes on.
     """
     former, tried = packs.previous(), on_trial(packs)
+    # How many starts ended before this one, with the packs that have nothing to go back to.
+    ended: dict[str, int] = {}
     for name in sorted({*tried, *trial_numbers.undecided(packs)}):
         try:
             if name not in tried:
                 trial_numbers.forget(packs, name)
                 continue
-            if attempts.begin(packs.path, name) < MOST_ATTEMPTS:
-                continue
-            manifest = packs.get(name).manifest
-            log.error(
-                "the service ended %d times while it loaded the new version of %s: it is %s",
-                MOST_ATTEMPTS,
-                name,
-                "left again, the former one returns" if name in former else "removed",
-            )
-            if name in former:
-                give_way(packs, trust, name, manifest)
-            else:
-                _withdraw_number(packs, trust, name, manifest)
-                packs.remove(name)
-                _decided(packs, name)
+            before = attempts.begin(packs.path, name)
+            if name not in former:
+                ended[name] = before
+            elif before >= MOST_ATTEMPTS:
+                log.error(
+                    "the service ended %d times while it loaded the new version of %s: it is left again, the former "
+                    "one returns",
+                    MOST_ATTEMPTS,
+                    name,
+                )
+                give_way(packs, trust, name, packs.get(name).manifest)
         except (ApplianceError, OSError) as error:
             log.warning("the trial of %s cannot be looked after: %s", name, error)
+    return _left_out(packs, ended)
+
+
+def _left_out(packs: PackStore, ended: dict[str, int]) -> dict[str, str]:
+    """Return the packs to leave out, of those with which so many starts ended.
+
+    Packs of a new box are loaded together, and one of them ends it: of several the largest is left out first, and
+    the others have as many starts once more.
+    """
+    left_out = {name for name, before in ended.items() if before > MOST_ATTEMPTS}
+    sizes: dict[str, int] = {}
+    for pack in packs.list():
+        if ended.get(pack.name) == MOST_ATTEMPTS and pack.manifest and pack.manifest.task in SERVED_TASKS:
+            sizes[pack.name] = pack.manifest.memory_bytes
+    if sizes:
+        largest = max(sizes, key=lambda name: sizes[name])
+        left_out.add(largest)
+        for name in sizes.keys() - {largest}:
+            with suppress(OSError):  # it is left out earlier, then
+                attempts.clear(packs.path, name)
+                attempts.begin(packs.path, name)
+    for name in sorted(left_out):
+        log.error("%s is left out: %s", name, LEFT_OUT)
+    return dict.fromkeys(left_out, LEFT_OUT)
 
 
 def on_trial(packs: PackStore) -> tuple[str, ...]:
@@ -197,7 +224,8 @@ class PackTrials:
             return
         log.error("%s does not load: it is tried again at the next start, or by another import", name)
         await asyncio.to_thread(_withdraw_number, self._packs, self._trust, name, model.manifest)
-        await asyncio.to_thread(attempts.clear, self._packs.path, name)
+        if model.error != LEFT_OUT:
+            await asyncio.to_thread(attempts.clear, self._packs.path, name)
         self._failed[name] = model
 
     async def _leave(self, name: str, manifest: Manifest | None, problem: str | None) -> None:

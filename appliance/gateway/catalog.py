@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from typing import Literal, TypeVar
 
@@ -61,7 +61,12 @@ class Catalog:
         self._cores = cores
         self._settings = settings
         self._models: dict[str, ServedModel] = {}
+        self._left_out: dict[str, str] = {}
         self._refreshing = asyncio.Lock()
+
+    def leave_out(self, reasons: Mapping[str, str]) -> None:
+        """Have the next ``refresh`` take these packs in as failed, for these reasons, and not load them."""
+        self._left_out = dict(reasons)
 
     async def refresh(self) -> None:
         """Take in what is installed now: start loading new packs, close the engines of packs that left.
@@ -86,8 +91,11 @@ class Catalog:
                     self._models[name] = model
                 if old is not None:
                     await self._unload(old)
-                if model is not None:
+                if model is not None and name in self._left_out:
+                    model.error = self._left_out[name]
+                elif model is not None:
                     model.loading = asyncio.create_task(self._load(model), name=f"load {name}")
+            self._left_out = {}
 
     async def close(self) -> None:
         """Stop every engine."""

@@ -15,6 +15,7 @@ import pytest
 from appliance.bundles.installation import install_pack
 from appliance.control import pack_trials
 from appliance.control.pack_trials import PackTrials, leave_deadly
+from appliance.packs import attempts
 from appliance.packs.errors import PackError
 from appliance.packs.store import PackStore
 from appliance.signing.errors import SigningError
@@ -25,8 +26,9 @@ from tests.signing.samples import Box
 class Served:
     """A catalog of the pack ``sample``, which loads or does not each time that it is taken in."""
 
-    def __init__(self, packs: PackStore, *, loads: bool) -> None:
+    def __init__(self, packs: PackStore, *, loads: bool, reason: str) -> None:
         self.packs = packs
+        self.reason = reason
         self.loads = loads
         self.model: Any = None
 
@@ -35,7 +37,7 @@ class Served:
         if manifest is None:
             self.model = None
             return
-        state, error = ("ready", None) if self.loads else ("failed", "not enough memory")
+        state, error = ("ready", None) if self.loads else ("failed", self.reason)
         self.model = SimpleNamespace(manifest=manifest, state=state, error=error)
 
     def models(self) -> list[Any]:
@@ -60,9 +62,11 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @asynccontextmanager
-async def service(box: Box, packs: PackStore, *, loads: bool) -> AsyncIterator[PackTrials]:
+async def service(
+    box: Box, packs: PackStore, *, loads: bool, reason: str = "not enough memory"
+) -> AsyncIterator[PackTrials]:
     """Look after the packs of a box as a service does from its start to its end."""
-    served = Served(packs, loads=loads)
+    served = Served(packs, loads=loads, reason=reason)
     if packs.list():
         await served.refresh()
     trials = PackTrials(packs, box.store(), served, served.refresh)  # type: ignore[arg-type] # as much of a catalog as it asks for
@@ -167,18 +171,45 @@ async def test_what_was_accepted_before_a_damaged_pack_was_replaced_still_counts
         install_pack(packs, box.store(), bundle(tmp_path, 3))
 
 
-async def test_one_that_ends_the_service_at_each_start_is_removed_before_the_third(
+def starts_with(packs: PackStore, box: Box) -> set[str]:
+    """Return the packs that a start loads, which is ended by a kill."""
+    left_out = leave_deadly(packs, box.store())
+    return {pack.name for pack in packs.list()} - left_out.keys()
+
+
+async def test_one_that_ends_the_service_at_each_start_is_left_out_of_the_third(
     tmp_path: Path, box: Box, packs: PackStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = bundle(tmp_path, 5)
     for _ in range(2):  # it may be tried again, as often
         install_pack(packs, box.store(), path)
-        for _ in range(2):
-            leave_deadly(packs, box.store())
-            assert [pack.name for pack in packs.list()] == ["sample"]
+        assert [starts_with(packs, box) for _ in range(4)] == [{"sample"}, {"sample"}, set(), set()]
+        assert "sample is left out" in caplog.text
+    attempts.clear(packs.path)  # as a stop in good order does
+    assert starts_with(packs, box) == {"sample"}
+
+
+async def test_one_that_is_left_out_says_so_and_frees_its_number(
+    tmp_path: Path, box: Box, packs: PackStore
+) -> None:
+    install_pack(packs, box.store(), bundle(tmp_path, 5))
+    for _ in range(2):
         leave_deadly(packs, box.store())
-        assert (packs.list(), accepted(box)) == ((), {})
-        assert "it is removed" in caplog.text
+    reason = leave_deadly(packs, box.store())["sample"]
+    async with service(box, packs, loads=False, reason=reason) as trials:
+        left = await trials.outcome("sample", "1")
+        assert left is not None
+        assert left.reason == reason
+        await until(lambda: accepted(box) == {})
+    assert starts_with(packs, box) == set()
+
+
+async def test_of_several_the_largest_is_left_out_first(tmp_path: Path, box: Box, packs: PackStore) -> None:
+    for name, size in (("small", 1), ("large", 3), ("middle", 2)):
+        install_pack(packs, box.store(), bundle(tmp_path, size, name=name, memory_bytes=str(size)))
+    everything, rest = {"small", "middle", "large"}, {"small", "middle"}
+    loaded = [starts_with(packs, box) for _ in range(8)]
+    assert loaded == [everything, everything, rest, rest, {"small"}, {"small"}, set(), set()]
 
 
 async def test_one_that_only_fails_is_not_counted_as_deadly(

@@ -73,3 +73,18 @@ async def test_a_pack_that_failed_is_loaded_again_when_it_is_installed_again(
     # What serves is left alone.
     packs.install(source)
     assert (await state(catalog), engines.opened) == ("ready", 2)
+
+
+async def test_a_pack_that_is_left_out_is_loaded_when_it_is_installed_again(
+    tmp_path: Path, catalog: Catalog, engines: Engines
+) -> None:
+    packs, source = PackStore(tmp_path / "packs"), write_pack(tmp_path / "source", contents(1))
+    packs.install(source)
+    engines.room = True
+    catalog.leave_out({"sample": "it ended the service"})
+    for _ in range(2):
+        await catalog.refresh()
+        (model,) = catalog.models()
+        assert (model.state, model.error, engines.opened) == ("failed", "it ended the service", 0)
+    packs.install(source)
+    assert (await state(catalog), engines.opened) == ("ready", 1)

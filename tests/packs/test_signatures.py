@@ -53,9 +53,11 @@ def packs(box: Box) -> PackStore:
     return PackStore(box.data_dir / "packs")
 
 
-def bundle(folder: Path, sequence: int, key: SecretKey | None = KEY, name: str = "sample") -> Path:
-    """Write the bundle of a pack whose contents go by the sequence."""
-    source = write_pack(folder / f"source-{name}-{sequence}", contents(sequence), name)
+def bundle(
+    folder: Path, sequence: int, key: SecretKey | None = KEY, name: str = "sample", **changes: str
+) -> Path:
+    """Write the bundle of a pack whose contents go by the sequence; ``changes`` as those of ``write_pack``."""
+    source = write_pack(folder / f"source-{name}-{sequence}", contents(sequence), name, **changes)
     manifest = export_pack(source, folder, sequence)
     path = folder / manifest.file_name
     if key is not None:
