@@ -11,7 +11,7 @@ from appliance.accounts.errors import AccountError, PermissionDeniedError, Taken
 from appliance.accounts.keys import end_sessions
 from appliance.accounts.login import Logins, WrongPasswordError
 from appliance.accounts.passwords import hash_password
-from appliance.accounts.users import RESERVED_EMAIL
+from appliance.accounts.users import RESERVED_EMAIL, require_free
 from appliance.audit.log import Actor, AuditLog
 from appliance.clock import now_ms
 from appliance.storage.database import Database
@@ -49,9 +49,8 @@ async def change_own_account(
         _, now_stored = _email_and_hash(db, user_id)
         if guarded and now_stored != before:  # another password since: the proof no longer holds
             raise WrongPasswordError
-        taken = "SELECT 1 FROM users WHERE email = ? AND id <> ?"
-        if change.email is not None and db.execute(taken, [change.email, user_id]).fetchone():
-            raise TakenEmailError
+        if change.email is not None:
+            require_free(db, change.email, user_id)
         db.execute(
             "UPDATE users SET email = ifnull(:email, email), name = ifnull(:name, name), "
             "password_hash = ifnull(:password_hash, password_hash), updated_at = :now WHERE id = :id",

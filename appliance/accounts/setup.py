@@ -14,11 +14,11 @@ import msgspec
 import sqlite_utils
 
 from appliance.accounts.bootstrap import administrator_role_of
-from appliance.accounts.errors import AccountError, PermissionDeniedError, TakenEmailError
+from appliance.accounts.errors import AccountError, PermissionDeniedError
 from appliance.accounts.keys import Keyring, new_key
 from appliance.accounts.passwords import hash_password
 from appliance.accounts.throttle import Throttle, TooManyAttemptsError
-from appliance.accounts.users import LONGEST_EMAIL, LONGEST_PASSWORD, RESERVED_EMAIL
+from appliance.accounts.users import LONGEST_EMAIL, LONGEST_PASSWORD, RESERVED_EMAIL, require_free
 from appliance.audit.log import Actor, AuditLog
 from appliance.clock import now_ms
 from appliance.storage.database import Database
@@ -142,8 +142,7 @@ class SetupCodes:
             # Here it is decided: of two at once, the second finds the first.
             if _has_usable_administrator(db):
                 raise SetupDoneError
-            if db.execute("SELECT 1 FROM users WHERE email = ?", [email]).fetchone():
-                raise TakenEmailError
+            require_free(db, email)
             now = now_ms()
             cursor = db.execute(
                 "INSERT INTO users (email, name, password_hash, role_id, created_at, updated_at) "

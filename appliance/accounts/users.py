@@ -105,7 +105,7 @@ class Users:
 
         def check(db: sqlite_utils.Database) -> None:
             _require_references(db, new.role_id, new.organization_id)
-            _require_free(db, new.email)
+            require_free(db, new.email)
 
         # First without the price of hashing: scripts try again and again to make a user that is there.
         await self._database.read(check)
@@ -165,7 +165,7 @@ class Users:
             user = _require(db, user_id)
             _require_references(db, change.role_id, change.organization_id)
             if change.email is not None:
-                _require_free(db, change.email, other_than=user_id)
+                require_free(db, change.email, other_than=user_id)
             return user
 
         await self._database.read(check)
@@ -278,7 +278,8 @@ def _require_references(db: sqlite_utils.Database, role_id: int | None, organiza
         raise AccountError("Organization not found.", status=404)
 
 
-def _require_free(db: sqlite_utils.Database, email: str, other_than: int = 0) -> None:
+def require_free(db: sqlite_utils.Database, email: str, other_than: int = 0) -> None:
+    """Raise PermissionDeniedError for the reserved e-mail, TakenEmailError for one of another user."""
     if email == RESERVED_EMAIL:
         raise PermissionDeniedError("Reserved email.")
     if db.execute("SELECT 1 FROM users WHERE email = ? AND id <> ?", [email, other_than]).fetchone():

@@ -189,9 +189,8 @@ def egress_client(policy: EgressPolicy, *, max_connections: int = 100) -> aiohtt
     context = ssl.create_default_context()
     if policy.authorities is not None:
         try:
-            read_beginning(
-                policy.authorities, 1
-            )  # refuses a pipe that nobody writes to, which OpenSSL would wait for
+            # Refuses a pipe that nobody writes to, which OpenSSL would wait for.
+            read_beginning(policy.authorities, 1)
             context.load_verify_locations(policy.authorities)
         except OSError as error:  # ssl.SSLError is one
             raise EgressError(f"trusted_authorities: {policy.authorities}: {error}", status=500) from error

@@ -280,9 +280,8 @@ def _key_files(folder: Path) -> list[Path]:
     except OSError as error:
         if isinstance(error, FileNotFoundError) and not os.path.lexists(folder):
             return []
-        place = (
-            error.filename or folder
-        )  # a link to a key that is gone, also: it must not hide the other keys
+        # A link to a key that is gone, also: it must not hide the other keys.
+        place = error.filename or folder
         raise SigningError("store", f"cannot read the trusted keys in {place}: {error.strerror}") from error
     return paths
 

@@ -91,8 +91,8 @@ class Authority:
             .issuer_name(self.certificate.subject)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
-            # The second one where a clock is far ahead: the authority has ended by it, but the box is to start.
-            .not_valid_before(min(now - SLOW_CLOCKS, end - SLOW_CLOCKS))
+            # The end where a clock is far ahead: the authority has ended by it, but the box is to start.
+            .not_valid_before(min(now, end) - SLOW_CLOCKS)
             .not_valid_after(end)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_usage(signs_certificates=False), critical=True)

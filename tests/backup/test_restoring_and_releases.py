@@ -11,9 +11,10 @@ import pytest
 from appliance.config import Settings
 from appliance.control.stores import exclusive_lock
 from appliance.releases import snapshot
-from appliance.releases.journal import Journal, Phase, driving, read_journal, write_journal
+from appliance.releases.journal import Phase, driving, read_journal
 from appliance.releases.layout import Layout
 from tests.backup.sample import add_line, backup, box, lines
+from tests.releases.box import write_cut_off
 from tests.service import clean_environment
 
 SNAPSHOT = f"{snapshot.SNAPSHOT}1"
@@ -32,16 +33,7 @@ class Cut:
             add_line(source.writers[0], source.secret, "later")
         with exclusive_lock(self.settings.lock_path):
             snapshot.take(self.settings.data_dir, SNAPSHOT)
-        journal = Journal(
-            kind="upgrade",
-            phase=phase,
-            before="1-0.1",
-            after="2-0.2",
-            data_dir=str(self.settings.data_dir),
-            snapshot=SNAPSHOT,
-            began=0,
-        )
-        write_journal(self.layout.journal_path, journal)
+        write_cut_off(self.layout, self.settings.data_dir, phase, SNAPSHOT)
 
     def restore(self) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "appliance", "--data-dir", str(self.settings.data_dir)]

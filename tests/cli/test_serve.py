@@ -25,6 +25,17 @@ from tests.service import (
 )
 
 
+def failed_start(data_dir: Path, *options: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    """Start the program as its users do, to its end, within a minute."""
+    return subprocess.run(
+        [sys.executable, "-m", "appliance", "--data-dir", str(data_dir), "serve", *options],
+        capture_output=True,
+        text=True,
+        env=clean_environment(**settings),
+        timeout=60,
+    )
+
+
 def test_the_first_boot_shows_url_key_and_a_call_and_the_second_no_key(tmp_path: Path) -> None:
     data_dir = tmp_path / "data"
     with running_service(data_dir, key=None) as service:
@@ -65,13 +76,7 @@ def test_without_packs_the_box_serves_and_says_what_is_missing(tmp_path: Path) -
 
 def test_a_busy_port_is_said_in_words(service: Service, tmp_path: Path) -> None:
     port = service.base_url.rsplit(":", 1)[1]
-    result = subprocess.run(
-        [sys.executable, "-m", "appliance", "--data-dir", str(tmp_path / "data"), "serve", "--port", port],
-        capture_output=True,
-        text=True,
-        env=clean_environment(),
-        timeout=60,
-    )
+    result = failed_start(tmp_path / "data", "--port", port)
     assert result.returncode == 1
     assert "Is the service running already?" in result.stderr
     assert "Traceback" not in result.stderr
@@ -80,26 +85,16 @@ def test_a_busy_port_is_said_in_words(service: Service, tmp_path: Path) -> None:
 
 
 def test_an_unknown_setting_stops_the_start_with_one_line(tmp_path: Path) -> None:
-    result = subprocess.run(
-        [sys.executable, "-m", "appliance", "--data-dir", str(tmp_path), "serve"],
-        capture_output=True,
-        text=True,
-        env=clean_environment(APPLIANCE_PROT="1"),
-        timeout=60,
-    )
+    result = failed_start(tmp_path, APPLIANCE_PROT="1")
     assert result.returncode == 1
     assert result.stderr == "appliance: unknown setting APPLIANCE_PROT in the environment\n"
 
 
 def test_what_keeps_the_service_from_starting_is_said_without_a_traceback(tmp_path: Path) -> None:
-    result = subprocess.run(
-        [sys.executable, "-m", "appliance", "--data-dir", str(tmp_path / "data"), "serve"],
-        capture_output=True,
-        text=True,
-        env=clean_environment(
-            APPLIANCE_PORT=str(free_port()), APPLIANCE_TRUSTED_AUTHORITIES=str(tmp_path / "nowhere.pem")
-        ),
-        timeout=60,
+    result = failed_start(
+        tmp_path / "data",
+        APPLIANCE_PORT=str(free_port()),
+        APPLIANCE_TRUSTED_AUTHORITIES=str(tmp_path / "nowhere.pem"),
     )
     assert result.returncode != 0
     assert str(tmp_path / "nowhere.pem") in result.stderr
@@ -112,13 +107,7 @@ def test_a_pipe_in_place_of_a_file_ends_the_start_in_words(tmp_path: Path, setti
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     names = {f"APPLIANCE_{setting}": str(pipe), "APPLIANCE_PORT": str(free_port())}
-    result = subprocess.run(
-        [sys.executable, "-m", "appliance", "--data-dir", str(tmp_path / "data"), "serve"],
-        capture_output=True,
-        text=True,
-        env=clean_environment(**names),
-        timeout=60,
-    )
+    result = failed_start(tmp_path / "data", **names)
     assert result.returncode != 0
     assert f"{pipe}: " in result.stderr
     assert "nobody writes to this pipe" in result.stderr
@@ -127,14 +116,8 @@ def test_a_pipe_in_place_of_a_file_ends_the_start_in_words(tmp_path: Path, setti
 
 def test_the_key_is_shown_by_the_first_start_that_serves_not_lost_with_one_that_fails(tmp_path: Path) -> None:
     data_dir = tmp_path / "data"
-    failed = subprocess.run(
-        [sys.executable, "-m", "appliance", "--data-dir", str(data_dir), "serve"],
-        capture_output=True,
-        text=True,
-        env=clean_environment(
-            APPLIANCE_PORT=str(free_port()), APPLIANCE_TRUSTED_AUTHORITIES=str(tmp_path / "nowhere.pem")
-        ),
-        timeout=60,
+    failed = failed_start(
+        data_dir, APPLIANCE_PORT=str(free_port()), APPLIANCE_TRUSTED_AUTHORITIES=str(tmp_path / "nowhere.pem")
     )
     assert failed.returncode != 0
     assert (data_dir / "appliance.db").exists()

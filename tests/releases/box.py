@@ -20,6 +20,7 @@ from appliance.control.stores import exclusive_lock
 from appliance.packs.store import PackStore
 from appliance.releases.errors import ReleaseError
 from appliance.releases.gate import WriteGate
+from appliance.releases.journal import Journal, Phase, write_journal
 from appliance.releases.layout import Layout, Release
 from appliance.releases.switching import Box, ServiceState, resume
 from appliance.signing.keys import SecretKey, write_public_key
@@ -34,6 +35,20 @@ test -f "$3/appliance.db" || exit 3
 echo "1 passed, 0 failed"
 exit "$(cat "$(dirname "$(readlink -f "$0")")/verdict")"
 """
+
+
+def write_cut_off(layout: Layout, data_dir: Path | str, phase: Phase, snapshot: str = "") -> None:
+    """Write the journal of an upgrade from release 1 to 2 that was cut off in a phase."""
+    journal = Journal(
+        kind="upgrade",
+        phase=phase,
+        before="1-0.1",
+        after="2-0.2",
+        data_dir=str(data_dir),
+        snapshot=snapshot,
+        began=0,
+    )
+    write_journal(layout.journal_path, journal)
 
 
 def first(database: sqlite_utils.Database) -> None:

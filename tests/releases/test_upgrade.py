@@ -25,6 +25,7 @@ from tests.releases.box import (
     Maker,
     configuration_of,
     packs_of,
+    write_cut_off,
 )
 
 
@@ -184,16 +185,7 @@ def test_where_the_way_back_cannot_be_gone_to_its_end_the_next_start_goes_it(
 
 
 def test_a_switch_that_cannot_be_taken_back_leaves_no_box_stopped(box: FakeBox, maker: Maker) -> None:
-    journal = Journal(
-        kind="upgrade",
-        phase="returning",
-        before="1-0.1",
-        after="2-0.2",
-        data_dir=str(box.settings.data_dir),
-        snapshot=".upgrade-before-gone",
-        began=0,
-    )
-    write_journal(box.layout.journal_path, journal)
+    write_cut_off(box.layout, box.settings.data_dir, "returning", ".upgrade-before-gone")
     with pytest.raises(ReleaseError, match="is gone: restore a backup"):
         box.upgrade(maker.bundle(2))
     assert box.service.wanted
@@ -371,16 +363,7 @@ def test_what_was_tried_when_the_power_failed_is_cleared_away_by_the_next_start(
 
 
 def test_a_journal_of_another_data_directory_closes_no_gate(box: FakeBox) -> None:
-    journal = Journal(
-        kind="upgrade",
-        phase="trial",
-        before="1-0.1",
-        after="2-0.2",
-        data_dir="/elsewhere",
-        snapshot="",
-        began=0,
-    )
-    write_journal(box.layout.journal_path, journal)
+    write_cut_off(box.layout, "/elsewhere", "trial")
     box.service.write("open")
 
 
@@ -388,16 +371,7 @@ def test_a_journal_of_another_data_directory_closes_no_gate(box: FakeBox) -> Non
 def test_a_command_without_the_service_writes_nothing_while_releases_are_switched(
     box: FakeBox, phase: Phase
 ) -> None:
-    journal = Journal(
-        kind="upgrade",
-        phase=phase,
-        before="1-0.1",
-        after="2-0.2",
-        data_dir=str(box.settings.data_dir),
-        snapshot="",
-        began=0,
-    )
-    write_journal(box.layout.journal_path, journal)
+    write_cut_off(box.layout, box.settings.data_dir, phase)
     rows = box.service.rows()
     with pytest.raises(ControlError, match="being upgraded"):
         run_command(box.settings, "key.create", {"name": "laptop"})
